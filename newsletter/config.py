@@ -1,0 +1,288 @@
+"""The workspace and its configuration: newsletter.yaml, the environment and .env, read once into one frozen object."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from newsletter.errors import ConfigError, Finding, Where
+from newsletter.shape import Field, Reading, Shape, Text, nearest, read_record, read_value
+from newsletter.source import Scalar, parse, read_text
+
+FILE = "newsletter.yaml"
+
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+SENDER = Shape(
+    name="sender",
+    fields=(
+        Field(name="name", kind="line", required=True, help="The name that readers see in their inbox."),
+        Field(name="address", kind="address", required=True, help="The address that mail comes from."),
+        Field(name="reply_to", kind="address", help="Where answers go, if not to `address`."),
+        Field(
+            name="unsubscribe",
+            kind="address",
+            help="A mailbox that takes unsubscribe requests by mail (the mailto: of List-Unsubscribe).",
+        ),
+    ),
+)
+
+CONFIG = Shape(
+    name="configuration",
+    fields=(
+        Field(
+            name="title",
+            kind="line",
+            required=True,
+            help="The newsletter's name, in each language.",
+            example="title: {en: Valley News, es: Noticias del Valle}",
+        ),
+        Field(name="tagline", kind="line", help="One line under the name."),
+        Field(
+            name="sender",
+            kind=SENDER,
+            required=True,
+            help="Who the mail comes from.",
+            example="sender: {name: Valley News, address: news@example.org}",
+        ),
+        Field(
+            name="postal_address",
+            kind="line",
+            help="The postal address for the footer. Many laws ask for one (in the USA, CAN-SPAM).",
+        ),
+        Field(
+            name="languages",
+            kind="language",
+            many=True,
+            default=("en",),
+            help="Every language an issue appears in. The first is the default: what a plain text is written in.",
+        ),
+        Field(
+            name="missing_translation",
+            kind="choice",
+            choices=("fallback", "omit", "error"),
+            default="fallback",
+            help="What an edition does with a text it lacks: show it in another language, leave it out, or refuse to build.",
+        ),
+        Field(
+            name="week_ends",
+            kind="choice",
+            choices=WEEKDAYS,
+            default="sunday",
+            help="The last day of a week. It is the date of the issue that a collected story goes to.",
+        ),
+        Field(
+            name="group_by",
+            kind="choice",
+            choices=("auto", "date", "section"),
+            default="auto",
+            help="How stories are grouped. `auto`: by date when two or more share a date on average, else by section.",
+        ),
+        Field(
+            name="sections",
+            kind="line",
+            keyed=True,
+            default={},
+            help="Names of the sections that stories may be in, in the order in which they are shown.",
+            example="sections: {justice: {en: Justice, es: Justicia}}",
+        ),
+        Field(
+            name="base_url",
+            kind="url",
+            required=True,
+            help="Public address of the web application and of the images, without a slash at the end.",
+            example="base_url: https://news.example.org",
+        ),
+        Field(
+            name="images",
+            kind="choice",
+            choices=("link", "embed"),
+            default="link",
+            help="Whether messages link to images under base_url or carry them inside.",
+        ),
+        Field(name="list", kind="word", default="weekly", help="The list an issue goes to. Its name is part of List-ID."),
+        Field(name="provider", kind="choice", choices=("outbox",), default="outbox", help="The way out for messages."),
+        Field(
+            name="outbox",
+            kind="string",
+            default="build/outbox",
+            help="The folder (a Maildir) in which the outbox provider leaves messages.",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One environment variable that is read, from the environment or from .env (the environment wins)."""
+
+    name: str
+    help: str
+
+
+ENVIRONMENT = (
+    Variable(name="NEWSLETTER_BASE_URL", help="Replaces `base_url`, for a staging copy of the workspace."),
+    Variable(name="NEWSLETTER_SECRET_KEY", help="Signs the links in messages. At least 32 characters; never in git."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sender:
+    name: Text
+    address: str
+    reply_to: str | None
+    unsubscribe: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything the workspace says about itself. `root` is its folder; `marks` where each setting stands."""
+
+    root: Path
+    title: Text
+    tagline: Text
+    sender: Sender
+    postal_address: Text
+    languages: tuple[str, ...]
+    missing_translation: Literal["fallback", "omit", "error"]
+    week_ends: str
+    group_by: Literal["auto", "date", "section"]
+    sections: Mapping[str, Text]
+    base_url: str
+    images: Literal["link", "embed"]
+    list: str
+    provider: str
+    outbox: Path
+    secret_key: str = field(default="", repr=False)
+    marks: Mapping[str, Where] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def default_language(self) -> str:
+        return self.languages[0]
+
+    @property
+    def issues(self) -> Path:
+        return self.root / "issues"
+
+    @property
+    def templates(self) -> Path:
+        return self.root / "templates"
+
+    def shown(self, path: Path) -> str:
+        """The path as messages name it: relative to the current folder where it lies below it, else as it is."""
+        try:
+            return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+        except OSError:
+            return str(path)
+
+
+def find_workspace(start: Path) -> Path:
+    """The nearest folder at or above `start` that holds newsletter.yaml; ConfigError where none does."""
+    here = start.resolve()
+    for folder in (here, *here.parents):
+        if (folder / FILE).is_file():
+            return start if folder == here else folder
+    help = "go to your workspace, name it with --workspace DIR, or make one: newsletter init DIR"
+    where = Where(path=str(start))
+    message = f"no {FILE} here or in any folder above"
+    raise ConfigError([Finding(code="config.no-workspace", severity="error", where=where, message=message, help=help)])
+
+
+def load_config(root: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """The workspace's configuration, or ConfigError with every problem of newsletter.yaml, .env and the environment."""
+    name = os.path.relpath(root / FILE) if not root.is_absolute() or root.is_relative_to(Path.cwd()) else str(root / FILE)
+    text, findings = read_text(root / FILE, name=name, family="config")
+    reading = Reading(family="config", languages=(), findings=findings)
+    if not findings:
+        node, found = parse(text, name, family="config")
+        findings += found
+        if node is None and not found:
+            reading.report("empty", Where(path=name), "is empty", "see docs/settings.md, or start from newsletter init")
+        elif node is not None:
+            languages = _languages(node)
+            reading = Reading(family="config", languages=languages, findings=findings)
+            record = read_record(node, CONFIG, reading)
+            variables = _environment(root, os.environ if environ is None else environ, reading)
+            values = dict(record.values)
+            if variables.get("NEWSLETTER_BASE_URL"):
+                values["base_url"] = variables["NEWSLETTER_BASE_URL"]
+            if not reading.findings:
+                return _config(root, values, variables, record.marks)
+    raise ConfigError(reading.findings)
+
+
+def _languages(node: Any) -> tuple[str, ...]:
+    """The languages, read before everything else: each text of the configuration is checked against them."""
+    shape = Shape(name="languages", fields=tuple(each for each in CONFIG.fields if each.name == "languages"))
+    languages: tuple[str, ...] = read_record(node, shape, Reading(family="config", languages=()))["languages"]
+    return languages or ("en",)
+
+
+def _config(root: Path, values: dict[str, Any], variables: Mapping[str, str], marks: Mapping[str, Where]) -> Config:
+    sender = values["sender"]
+    return Config(
+        root=root,
+        title=values["title"],
+        tagline=values["tagline"] or {},
+        sender=Sender(**sender.values),
+        postal_address=values["postal_address"] or {},
+        languages=tuple(dict.fromkeys(values["languages"])),
+        missing_translation=values["missing_translation"],
+        week_ends=values["week_ends"],
+        group_by=values["group_by"],
+        sections=values["sections"],
+        base_url=values["base_url"].rstrip("/"),
+        images=values["images"],
+        list=values["list"],
+        provider=values["provider"],
+        outbox=root / values["outbox"],
+        secret_key=variables.get("NEWSLETTER_SECRET_KEY", ""),
+        marks=marks,
+    )
+
+
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+
+
+def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> dict[str, str]:
+    """Our variables: those of .env, under those of the environment. Names of ours that do not exist are reported."""
+    known = [each.name for each in ENVIRONMENT]
+    found: dict[str, str] = {}
+    path = root / ".env"
+    places: dict[str, Where] = {}
+    if path.is_file():
+        text, findings = read_text(path, name=str(path), family="config")
+        reading.findings.extend(findings)
+        for number, line in enumerate(text.split("\n"), 1):
+            where = Where(path=str(path), line=number)
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            match = _LINE.fullmatch(line.strip())
+            if not match:
+                reading.report("env", where, "is not NAME=value", "write one NAME=value in a line; # begins a comment")
+                continue
+            name, value = match.groups()
+            if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+                value = value[1:-1]
+            found[name], places[name] = value, where
+    found |= {name: value for name, value in environ.items() if name.startswith("NEWSLETTER_") and value}
+    for name in found:
+        if name.startswith("NEWSLETTER_") and name not in known:
+            where = Where(path="the environment") if name in environ else places[name]
+            help = f"known variables: {', '.join(known)}"
+            reading.report("env", where, f"{name}: unknown variable{nearest(name, known)}", help)
+    secret = found.get("NEWSLETTER_SECRET_KEY", "")
+    if secret and len(secret) < 32:
+        where = places.get("NEWSLETTER_SECRET_KEY", Where(path="the environment"))
+        help = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+        reading.report("env", where, "NEWSLETTER_SECRET_KEY: shorter than 32 characters", help)
+    if found.get("NEWSLETTER_BASE_URL"):
+        where = places.get("NEWSLETTER_BASE_URL", Where(path="the environment"))
+        node = Scalar(text=found["NEWSLETTER_BASE_URL"], where=where, plain=False)
+        setting = cast(Field, CONFIG.field("base_url"))
+        found["NEWSLETTER_BASE_URL"] = read_value(node, setting, reading, at="NEWSLETTER_BASE_URL") or ""
+    return found

@@ -1,0 +1,1 @@
+"""What editors write: issues, stories, blocks; and what is collected for them."""

@@ -1,0 +1,60 @@
+"""An edition: an issue (or a transactional mail) made ready in one language, the same for every recipient.
+
+What differs per recipient is a **slot**, written `@@UPPER_SNAKE@@` in templates and filled by the envelope. `SLOTS` is the
+whole list: a template that uses another name is an error before the first message leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+SLOT = re.compile(r"@@([A-Z][A-Z0-9_]*)@@")
+
+URL_SLOTS = frozenset({"UNSUBSCRIBE_URL", "PREFERENCES_URL", "VIEW_URL", "CONFIRM_URL"})
+"""Slots whose value is a signed link: in HTML each is a whole attribute value, never a part of one."""
+
+TEXT_SLOTS = frozenset({"NAME", "ADDRESS"})
+"""Slots whose value is text. NAME alone may also stand in an issue's own text."""
+
+SLOTS = URL_SLOTS | TEXT_SLOTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A picture of the workspace, known by its content: `name` is `<first 32 hex digits of its SHA-256>.<ext>`."""
+
+    name: str
+    media_type: str  # image/png, image/jpeg, image/gif or image/webp, told from the bytes
+    content: bytes
+    width: int  # pixels
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mailbox:
+    """A display name (may be empty) and an address as typed; neither holds control characters."""
+
+    address: str
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edition:
+    """Everything about a message that is the same for all its recipients; pure data, safe to store and to pickle."""
+
+    key: str  # what it is an edition of: "2017-11-19", or "confirm", "welcome"
+    language: str  # BCP 47, "en"
+    direction: Literal["ltr", "rtl"]
+    kind: Literal["bulk", "transactional"]  # bulk mail carries List-* and Precedence, transactional Auto-Submitted
+    subject: str
+    sender: Mailbox
+    reply_to: Mailbox | None = None
+    list_id: tuple[str, str] | None = None  # (display name, identifier "weekly.news.example.org"), RFC 2919
+    feedback_id: str = ""  # "2017-11-19:weekly:news:example", RFC-less, Gmail's feedback loop; constant per edition
+    unsubscribe_mailbox: str = ""  # address for the mailto: of List-Unsubscribe, or ""
+    html: str  # with slots
+    text: str  # with slots
+    images: tuple[Image, ...] = ()  # those that html refers to, by URL or by cid:<name>
+    embed: bool = False  # True: html refers to `cid:<name>@newsletter`, and the envelope carries the images
