@@ -104,7 +104,9 @@ CONFIG = Shape(
             default="link",
             help="Whether messages link to images under base_url or carry them inside.",
         ),
-        Field(name="list", kind="word", default="weekly", help="The list an issue goes to. Its name is part of List-ID."),
+        Field(
+            name="list", kind="word", default="weekly", help="The list an issue goes to. Its name is part of List-ID."
+        ),
         Field(name="provider", kind="choice", choices=("outbox",), default="outbox", help="The way out for messages."),
         Field(
             name="outbox",
@@ -194,7 +196,9 @@ def find_workspace(start: Path) -> Path:
 
 def load_config(root: Path, environ: Mapping[str, str] | None = None) -> Config:
     """The workspace's configuration, or ConfigError with every problem of newsletter.yaml, .env and the environment."""
-    name = os.path.relpath(root / FILE) if not root.is_absolute() or root.is_relative_to(Path.cwd()) else str(root / FILE)
+    name = (
+        os.path.relpath(root / FILE) if not root.is_absolute() or root.is_relative_to(Path.cwd()) else str(root / FILE)
+    )
     text, findings = read_text(root / FILE, name=name, family="config")
     reading = Reading(family="config", languages=(), findings=findings)
     if not findings:

@@ -30,6 +30,7 @@ Kind = Literal[
     "language",  # BCP 47
     "url",
     "address",  # of a mailbox
+    "colour",  # #rrggbb
 ]
 
 Text = Mapping[str, str]
@@ -145,7 +146,9 @@ def _read_field(entry: Entry, known: Field, reading: Reading, at: str) -> Any:
         read = {}
         for inner in node.entries:
             if not WORD.fullmatch(inner.key):
-                reading.report("word", inner.where, f"{at}.{inner.key}: a name has only letters, digits, - and _", "rename it")
+                reading.report(
+                    "word", inner.where, f"{at}.{inner.key}: a name has only letters, digits, - and _", "rename it"
+                )
             read[inner.key] = read_value(inner.value, known, reading, at=f"{at}.{inner.key}")
         return {name: value for name, value in read.items() if value is not None}
     if known.many:
@@ -238,7 +241,9 @@ def _clean(text: str, where: Where, reading: Reading, at: str, known: Field) -> 
     if not problem and "@@" in text and known.kind not in ("line", "markdown"):
         problem = "holds a slot, and only running text may"
     if problem:
-        reading.report("slot", where, f"{at}: {problem}", "a member's links come from the templates; write `@ @` for the signs")
+        reading.report(
+            "slot", where, f"{at}: {problem}", "a member's links come from the templates; write `@ @` for the signs"
+        )
         return False
     return True
 
@@ -267,7 +272,9 @@ def _url(text: str, _: Field) -> str | None:
         port_ok = parts.port is None or parts.port > 0
     except ValueError:
         return None
-    good = parts.scheme in ("http", "https") and parts.hostname and _HOST.match(parts.netloc) and "@" not in parts.netloc
+    good = (
+        parts.scheme in ("http", "https") and parts.hostname and _HOST.match(parts.netloc) and "@" not in parts.netloc
+    )
     return text if good and port_ok else None
 
 
@@ -281,6 +288,7 @@ _CONVERT: Mapping[str, Any] = {
     "choice": lambda text, known: text if text in known.choices else None,
     "language": lambda text, _: text if LANGUAGE.fullmatch(text) else None,
     "url": _url,
+    "colour": lambda text, _: text.lower() if re.fullmatch(r"#[0-9a-fA-F]{6}", text) else None,
     "address": lambda text, _: text if _ADDRESS.fullmatch(text) and len(text) <= 254 else None,
 }
 
@@ -297,6 +305,7 @@ _KIND_WORDS: Mapping[str, str] = {
     "language": "a language code",
     "url": "a full http(s) address",
     "address": "a mail address",
+    "colour": "a colour written as #rrggbb",
 }
 
 _KIND_EXAMPLES: Mapping[str, str] = {
@@ -308,6 +317,7 @@ _KIND_EXAMPLES: Mapping[str, str] = {
     "language": "es",
     "url": "https://example.org/story",
     "address": "news@example.org",
+    "colour": '"#0b5563"',
 }
 
 
@@ -363,7 +373,11 @@ def _field_schema(known: Field, languages: tuple[str, ...]) -> dict[str, Any]:
     if isinstance(known.kind, Shape):
         one = _object_schema(known.kind, languages)
     elif known.kind in ("line", "markdown"):
-        per_language: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1}
+        per_language: dict[str, Any] = {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "minProperties": 1,
+        }
         if languages:
             per_language["additionalProperties"] = False
             per_language["properties"] = {language: {"type": "string"} for language in languages}
@@ -390,4 +404,5 @@ _KIND_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "language": {"type": "string", "pattern": LANGUAGE.pattern},
     "url": {"type": "string", "format": "uri", "pattern": "^https?://"},
     "address": {"type": "string", "format": "email"},
+    "colour": {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"},
 }

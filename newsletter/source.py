@@ -72,7 +72,9 @@ def read_text(path: Path, *, name: str | None = None, family: str = "file") -> t
         return "", [_problem(family, "not-found", Where(path=name), "there is no such file", "check the name")]
     except OSError as error:
         reason = error.strerror or str(error)
-        return "", [_problem(family, "unreadable", Where(path=name), f"cannot be read: {reason}", "check its permissions")]
+        return "", [
+            _problem(family, "unreadable", Where(path=name), f"cannot be read: {reason}", "check its permissions")
+        ]
     return decode(raw, name, family=family)
 
 
@@ -233,18 +235,30 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
         "a colon where no key can stand",
         "put a text that has `: ` in it between quotes, or under a `|`; or give the line above its own colon",
     ),
-    (r"block sequence entries are not allowed", "a list cannot begin here", "begin it on a line of its own, or quote the text"),
+    (
+        r"block sequence entries are not allowed",
+        "a list cannot begin here",
+        "begin it on a line of its own, or quote the text",
+    ),
     (
         r"escape",
         "a backslash inside double quotes that means nothing",
         "write the text between single quotes, or each backslash twice",
     ),
-    (r"simple key.*could not find expected ':'|could not find expected ':'", "a key without its colon", "write `key: value`"),
+    (
+        r"simple key.*could not find expected ':'|could not find expected ':'",
+        "a key without its colon",
+        "write `key: value`",
+    ),
     (r"found unexpected end of stream.*quoted|quoted scalar", "a quote that is never closed", "add the closing quote"),
     (r"undefined alias|alias", "a text that begins with a star", 'put it between quotes: "*…"'),
     (r"anchor", "a text that begins with an ampersand", 'put it between quotes: "&…"'),
     (r"tag", "a text that begins with an exclamation mark", 'put it between quotes: "!…"'),
-    (r"flow (mapping|sequence)|expected ',' or", "a bracket or brace that is never closed, or a missing comma", "close it"),
+    (
+        r"flow (mapping|sequence)|expected ',' or",
+        "a bracket or brace that is never closed, or a missing comma",
+        "close it",
+    ),
     (
         r"block (mapping|collection)|did not find expected key|did not find expected '-' indicator",
         "this line does not fit what stands above it",

@@ -226,7 +226,7 @@ class _Notes:
 
     before: list[str] = field(default_factory=list)
     beside: str = ""
-    after: list[str] = field(default_factory=list)
+    inside: list[str] = field(default_factory=list)  # at the end of the value, indented like it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,36 +234,43 @@ class _Anchor:
     """An entry or a list item, at which a comment may stand; `column` is that of its key or of its dash."""
 
     of: int  # id() of the Entry, or of an item's Node
+    parent: int  # the anchor that it stands in; 0 at the top
     line: int
     column: int
     is_entry: bool
 
 
-def _anchors(node: Node) -> Iterator[_Anchor]:
+def _anchors(node: Node, parent: int = 0) -> Iterator[_Anchor]:
     if isinstance(node, Map):
         for entry in node.entries:
-            yield _Anchor(of=id(entry), line=entry.where.line, column=entry.where.column, is_entry=True)
-            yield from _anchors(entry.value)
+            of, where = id(entry), entry.where
+            yield _Anchor(of=of, parent=parent, line=where.line, column=where.column, is_entry=True)
+            yield from _anchors(entry.value, of)
     elif isinstance(node, List):
         for item in node.items:
-            yield _Anchor(of=id(item), line=item.where.line, column=item.where.column - 2, is_entry=False)
-            yield from _anchors(item)
+            of, where = id(item), item.where
+            yield _Anchor(of=of, parent=parent, line=where.line, column=where.column - 2, is_entry=False)
+            yield from _anchors(item, of)
 
 
 def _attach(node: Node, text: str) -> tuple[list[str], dict[int, _Notes]]:
     """The comments at the head of the file (those with a blank line below them), and those of each entry and item.
 
-    A comment stands before what comes next, unless it is indented deeper: then it closes what came before.
+    A comment stands before what comes next, unless it is indented deeper: then it closes what it is indented like.
     """
     anchors = list(_anchors(node))
     lines = text.split("\n")
-    notes: dict[int, _Notes] = {anchor.of: _Notes() for anchor in anchors}
+    notes: dict[int, _Notes] = {0: _Notes(), **{anchor.of: _Notes() for anchor in anchors}}
     head: list[str] = []
     comments = _comments(text)
     first = anchors[0].line if anchors else len(lines) + 1
     blanks = [number for number in range(1, first) if not lines[number - 1].strip()]
     for comment in comments:
-        later = [anchor for anchor in anchors if anchor.line > comment.line or (comment.alone and anchor.line == comment.line)]
+        later = [
+            anchor
+            for anchor in anchors
+            if anchor.line > comment.line or (comment.alone and anchor.line == comment.line)
+        ]
         following = later[0] if later else None
         earlier = anchors[: len(anchors) - len(later)]
         if not comment.alone:
@@ -282,11 +289,11 @@ def _attach(node: Node, text: str) -> tuple[list[str], dict[int, _Notes]]:
         limit = following.column if following else 0
         closes = next((anchor for anchor in reversed(earlier) if anchor.column <= comment.column), None)
         if closes and closes.column > limit and comment.column > limit:
-            notes[closes.of].after.append(comment.text)
+            notes[closes.parent].inside.append(comment.text)
         elif following:
             notes[following.of].before.append(comment.text)
         else:
-            notes[earlier[0].of].after.append(comment.text)
+            notes[0].inside.append(comment.text)
     return head, notes
 
 
@@ -305,7 +312,9 @@ def _canonical(text: str, shape: Shape, languages: tuple[str, ...], *, keyed: bo
         head, notes = _attach(node, text)
         writer = _Writer(languages, notes)
         body = writer.keyed(node, shape, 0) if keyed else writer.record(node, shape, 0)
-        result = "".join([*(f"{line}\n" for line in head), "\n" if head else "", *body])
+        result = "".join(
+            [*(f"{line}\n" for line in head), "\n" if head else "", *body, *(f"{line}\n" for line in notes[0].inside)]
+        )
         if result == text:
             if _meaning(node, shape, keyed=keyed) != meaning:
                 raise AssertionError("formatting would have changed the file's meaning")
@@ -348,7 +357,9 @@ class _Writer:
     def record(self, node: Map, shape: Shape, indent: int) -> Iterator[str]:
         order = {known.name: index for index, known in enumerate(shape.fields)}
         for entry in sorted(node.entries, key=lambda each: order.get(each.key, len(order))):
-            yield from self.entry(entry, shape.field(entry.key) or Field(name=entry.key, kind="string", help=""), indent)
+            yield from self.entry(
+                entry, shape.field(entry.key) or Field(name=entry.key, kind="string", help=""), indent
+            )
 
     def keyed(self, node: Map, shape: Shape, indent: int) -> Iterator[str]:
         known = Field(name="", kind=shape, help="")
@@ -365,8 +376,8 @@ class _Writer:
         beside = f"  {notes.beside}" if notes.beside else ""
         key = entry.key if _plain(entry.key) else _quoted(entry.key)
         yield from self.value(f"{pad}{key}:", entry.value, known, indent, beside)
-        for line in notes.after:
-            yield f"{pad}{line}\n"
+        for line in notes.inside:
+            yield f"{pad}  {line}\n"
 
     def value(self, start: str, node: Node, known: Field, indent: int, beside: str) -> Iterator[str]:
         if isinstance(node, Scalar):
@@ -400,7 +411,9 @@ class _Writer:
             return False
         names = [item.text.strip() for item in node.items if isinstance(item, Scalar)]
         clear = all(self.notes.get(id(item), _Notes()) == _Notes() for item in node.items)
-        return clear and all(_plain(name) and re.fullmatch(r"[\w-]+", name) for name in names) and len(str(names)) < _WIDTH
+        return (
+            clear and all(_plain(name) and re.fullmatch(r"[\w-]+", name) for name in names) and len(str(names)) < _WIDTH
+        )
 
     def items(self, node: List, known: Field, indent: int) -> Iterator[str]:
         pad = " " * indent
@@ -423,7 +436,7 @@ class _Writer:
             else:
                 beside = f"  {notes.beside}" if notes.beside else ""
                 yield from self.value(f"{pad}-", item, known, indent, beside)
-            for line in notes.after:
+            for line in notes.inside:
                 yield f"{pad}  {line}\n"
 
     def text(self, start: str, text: str, known: Field, indent: int, beside: str) -> Iterator[str]:

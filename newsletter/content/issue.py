@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from newsletter.config import Config
+from newsletter.content.markdown import slot_in_result
 from newsletter.errors import Finding, IssueError, Where
 from newsletter.shape import Field, Reading, Record, Shape, Text, nearest, read_record, read_value
 from newsletter.source import Map, Node, Scalar, parse, read_text
@@ -54,7 +55,9 @@ ISSUE = Shape(
         Field(name="preheader", kind="line", help="The line that inboxes show beside the subject."),
         Field(name="intro", kind="markdown", help="A few words before the stories."),
         Field(name="stories", kind=STORY, many=True, default=(), help="The stories, in the order of their weight."),
-        Field(name="blocks", kind="word", many=True, default=(), help="Names of standing blocks of issues/blocks.yaml."),
+        Field(
+            name="blocks", kind="word", many=True, default=(), help="Names of standing blocks of issues/blocks.yaml."
+        ),
     ),
 )
 
@@ -163,6 +166,11 @@ def parse_issue(text: str, path: Path, config: Config) -> Issue:
             reading.report("empty", Where(path=name), "is empty", "newsletter new writes a file to begin with")
         raise IssueError(reading.findings)
     record = read_record(node, ISSUE, reading)
+    _check_slots(record, ISSUE, reading)
+    for index, each in enumerate(record["stories"]):
+        _check_slots(each, STORY, reading, at=f"stories[{index}].")
+    if any("@@" in text for text in (record["subject"] or {}).values()):
+        reading.report("slot", record.marks["subject"], "subject: cannot hold a slot", "put @@NAME@@ into the intro")
     stories = [_story(each) for each in record["stories"] if _complete(each, STORY)]
     stories += _folder_stories(path.with_suffix(""), config, reading.findings)
     blocks = _named_blocks(record, node, path.parent / "blocks.yaml", config, reading)
@@ -206,9 +214,12 @@ def parse_blocks(text: str, name: str, config: Config) -> dict[str, Block]:
         shape = Field(name="blocks", kind=BLOCK, keyed=True, help="")
         top = Map(entries=(), where=node.where, flow=False) if not isinstance(node, Map) else node
         if not isinstance(node, Map):
-            reading.report("type", node.where, "the file: must be a map of block names", "write `aims:` and its keys below")
+            reading.report(
+                "type", node.where, "the file: must be a map of block names", "write `aims:` and its keys below"
+            )
         for entry in top.entries:
             record = read_value(entry.value, shape, reading, at=entry.key)
+            _check_slots(record, BLOCK, reading, at=f"{entry.key}.")
             if _complete(record, BLOCK):
                 blocks[entry.key] = _block(entry.key, record, entry.where)
             if record["button"] and not record["url"]:
@@ -229,6 +240,19 @@ def pick(text: Text, language: str, config: Config) -> tuple[str, str]:
         if text.get(candidate):
             return text[candidate], candidate
     return "", language
+
+
+def _check_slots(record: Record, shape: Shape, reading: Reading, *, at: str = "") -> None:
+    """Reports Markdown that makes a slot, or a link with one in it, out of signs that are none (`&#64;`, backslashes)."""
+    for known in shape.fields:
+        texts = record[known.name] if known.kind == "markdown" else None
+        for language, text in (texts or {}).items():
+            if slot_in_result(text, language):
+                where = record.marks.get(known.name, record.where)
+                help = "a member's links come from the templates; write `@ @` for the signs"
+                reading.report(
+                    "slot", where, f"{at}{known.name}.{language}: makes a slot or a link with one in it", help
+                )
 
 
 def _complete(record: Record, shape: Shape) -> bool:
@@ -274,7 +298,11 @@ def _named_blocks(record: Record, node: Node, path: Path, config: Config, readin
         reading.findings.extend(error.findings)
         return []
     entry = node.get("blocks") if isinstance(node, Map) else None
-    places = {item.text: item.where for item in getattr(getattr(entry, "value", None), "items", ()) if isinstance(item, Scalar)}
+    places = {
+        item.text: item.where
+        for item in getattr(getattr(entry, "value", None), "items", ())
+        if isinstance(item, Scalar)
+    }
     blocks = []
     for name in dict.fromkeys(record["blocks"]):
         if name in known:
@@ -343,6 +371,7 @@ def load_story(path: Path, config: Config, findings: list[Finding], *, language:
             summary = STORY.field("summary")
             assert summary is not None
             record = _with_summary(record, read_value(body, summary, reading, at="summary"), reading)
+            _check_slots(record, STORY, reading)
     elif not reading.findings:
         help = "begin the file with a line ---, the keys title: and date:, and another line ---"
         reading.report("front-matter", Where(path=name, line=1), "has no front matter", help)

@@ -6,7 +6,9 @@ whole list: a template that uses another name is an error before the first messa
 
 from __future__ import annotations
 
+import html as markup
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,9 +54,26 @@ class Edition:
     sender: Mailbox
     reply_to: Mailbox | None = None
     list_id: tuple[str, str] | None = None  # (display name, identifier "weekly.news.example.org"), RFC 2919
-    feedback_id: str = ""  # "2017-11-19:weekly:news:example", RFC-less, Gmail's feedback loop; constant per edition
+    feedback_id: str = (
+        ""  # "2017-11-19:en:weekly:newsexample", the same for all; its last field names the sender to Gmail
+    )
     unsubscribe_mailbox: str = ""  # address for the mailto: of List-Unsubscribe, or ""
     html: str  # with slots
     text: str  # with slots
     images: tuple[Image, ...] = ()  # those that html refers to, by URL or by cid:<name>
     embed: bool = False  # True: html refers to `cid:<name>@newsletter`, and the envelope carries the images
+
+
+def filled(edition: Edition, slots: Mapping[str, str]) -> tuple[str, str]:
+    """The edition's HTML and text with these values in their slots, for looking at; messages are sealed by the envelope.
+
+    A slot without a value stays. A value that looks like a slot stays a value: everything is filled in one pass.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        return slots.get(match[1], match[0])
+
+    def escaped(match: re.Match[str]) -> str:
+        return markup.escape(value(match), quote=True) if match[1] in slots else match[0]
+
+    return SLOT.sub(escaped, edition.html), SLOT.sub(value, edition.text)

@@ -1,0 +1,58 @@
+# Two commands: `make demo` runs the main job, `make test` passes the tests. Both do all the set-up they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs lock bench clean
+
+help:
+	@echo "make demo    build the newest sample issue into a local outbox"
+	@echo "make test    everything that must pass: ruff, mypy, import-linter, pytest"
+	@echo "make format  put the code into its canonical form"
+	@echo "make docs    write the generated reference pages again"
+	@echo "make bench   measure what docs/performance.md states"
+	@echo "make lock    resolve the dependencies again (needs uv)"
+
+# The stamp keeps a second run from installing again; it is older than the lock file after a change of dependencies.
+$(VENV)/runtime.stamp: requirements/runtime.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "newsletter needs Python 3.11 or newer; name one: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@echo "installing what newsletter needs (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp requirements/dev.lock
+	@echo "installing what the tests need (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+demo: $(VENV)/runtime.stamp
+	@$(BIN)/newsletter demo
+
+test: $(VENV)/dev.stamp
+	@sh tools/test-packages.sh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/python tools/reference.py
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/seal.py
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/runtime.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group dev -o requirements/dev.lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

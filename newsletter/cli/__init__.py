@@ -1,0 +1,108 @@
+"""The command line. Thin: it reads arguments, calls what does the work, and is the only place that prints.
+
+`newsletter --help` imports click and nothing else of weight: each command's module is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from newsletter import __version__
+
+# Name, module, first line of its help: what `--help` shows without importing the command. A test keeps them equal.
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("demo", "demo", "Build the newest sample issue and seal it for the sample subscribers."),
+    ("init", "workspace", "Make a new workspace in DIR, with a sample issue to start from."),
+    ("new", "issues", "Write a fresh issue file for DATE (default: the coming issue)."),
+    ("collect", "issues", "Collect stories from feeds, pages and listings into issue files."),
+    ("format", "issues", "Put issue files into their one canonical form."),
+    ("check", "issues", "Report everything that could be wrong with an issue."),
+    ("preview", "issues", "Show an issue in the browser, reloading at every save."),
+    ("build", "issues", "Write html, txt and eml per language, and a manifest."),
+    ("schema", "workspace", "Print the JSON Schema of issue files, for editors that check YAML."),
+)
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported only when one of them runs or shows its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, _, _ in COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for name, module, _ in COMMANDS:
+            if name == cmd_name:
+                command: click.Command = getattr(importlib.import_module(f"newsletter.cli.{module}"), name.replace("-", "_"))
+                return command
+        return None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from newsletter.shape import nearest
+
+            names = self.list_commands(ctx)
+            hint = nearest(args[0], names) or f"; the commands are {', '.join(names)}"
+            ctx.fail(f"no command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, _, help in COMMANDS])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Begin with `newsletter demo`, or `newsletter init my-news`. Exit codes: 0 done, 1 the input or a check says no, "
+    "2 usage, 3 a provider or database is down.",
+)
+@click.version_option(__version__, "-V", "--version", message="newsletter %(version)s")
+@click.option(
+    "-w", "--workspace", default=".", metavar="DIR", help="The workspace: the folder of newsletter.yaml. Default: here or above."
+)
+@click.pass_context
+def group(ctx: click.Context, workspace: str) -> None:
+    """A newsletter kept as files and sent without losing anyone."""
+    ctx.obj = workspace
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits: never with a traceback for what a user or a file did."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """`main` without leaving the process: the exit code."""
+    try:
+        result: Any = group.main(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        click.echo("stopped", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:  # `newsletter check … | head`
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        from newsletter.errors import InputError, NewsletterError, ProviderError
+
+        if isinstance(error, InputError):
+            from newsletter.cli.output import print_findings
+
+            print_findings(error.findings, err=True)
+            return 1
+        if isinstance(error, NewsletterError):
+            click.echo(f"error: {error}", err=True)
+            return 3 if isinstance(error, ProviderError) else 1
+        if isinstance(error, OSError) and error.filename is not None:
+            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            return 1
+        raise

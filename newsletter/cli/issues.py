@@ -1,0 +1,305 @@
+"""The commands an editor uses from week to week: new, collect, format, check, preview, build."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import json
+import time
+from pathlib import Path
+
+import click
+
+from newsletter.build import build_issue, write_build, write_file
+from newsletter.checks import Checked, check_issue
+from newsletter.cli.output import plural, print_findings, tally
+from newsletter.cli.workspace import open_workspace
+from newsletter.config import WEEKDAYS, Config
+from newsletter.content.format import format_blocks, format_issue, format_story
+from newsletter.content.issue import issue_paths, load_blocks
+from newsletter.errors import Finding, InputError, IssueError, Where
+from newsletter.source import read_text
+
+
+def find_issue(name: str | None, config: Config) -> Path:
+    """The issue that a user means by a path, a date ("2017-11-19") or nothing (the newest). ClickException if there is none."""
+    paths = issue_paths(config.issues)
+    if name is None:
+        if not paths:
+            raise click.ClickException(f"no issues in {config.shown(config.issues)}; write one: newsletter new")
+        return paths[-1]
+    for path in (Path(name), config.issues / name, config.issues / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    close = difflib.get_close_matches(Path(name).stem, [path.stem for path in paths], n=1)
+    hint = f"did you mean {close[0]}?" if close else f"issues: {', '.join(path.stem for path in paths[-5:]) or 'none'}"
+    raise click.ClickException(f"there is no issue {name}; {hint}")
+
+
+@click.command()
+@click.argument("date", required=False, type=click.DateTime(formats=["%Y-%m-%d"]), metavar="[DATE]")
+@click.pass_context
+def new(ctx: click.Context, date: datetime.datetime | None) -> None:
+    """Write a fresh issue file for DATE (default: the coming issue).
+
+    The file has every key an issue can have, the next number, and the standing blocks of the newest issue.
+
+    \b
+    Examples:
+      newsletter new
+      newsletter new 2017-11-26
+    """
+    config = open_workspace(ctx)
+    paths = issue_paths(config.issues)
+    day = date.date() if date else _coming(config, paths)
+    path = config.issues / f"{day}.yaml"
+    if path.exists():
+        raise click.ClickException(f"{config.shown(path)} is already there; open it, or name another date")
+    write_file(path, _fresh(day, paths, config).encode())
+    click.echo(f"{config.shown(path)}: write your stories there, and look at them with `newsletter preview {day}`.")
+
+
+def _coming(config: Config, paths: list[Path]) -> datetime.date:
+    """The next end of a week from today on for which there is no file."""
+    today = datetime.datetime.now(tz=datetime.UTC).astimezone().date()
+    day = today + datetime.timedelta(days=(WEEKDAYS.index(config.week_ends) - today.weekday()) % 7)
+    taken = {path.stem for path in paths}
+    while day.isoformat() in taken:
+        day += datetime.timedelta(days=7)
+    return day
+
+
+def _fresh(day: datetime.date, paths: list[Path], config: Config) -> str:
+    """The text of a new issue file: what an editor fills in, and comments that say how."""
+    from newsletter.content.issue import load_issue
+
+    number, blocks = 1, ", ".join(load_blocks(config.issues / "blocks.yaml", config))
+    for path in reversed([each for each in paths if each.stem < day.isoformat()]):
+        try:
+            before = load_issue(path, config)
+        except IssueError:
+            continue  # a broken old issue must not keep anyone from writing a new one
+        number = (before.number or 0) + 1
+        blocks = ", ".join(block.name for block in before.blocks)
+        break
+    sections = ", ".join(config.sections)
+
+    def texts(indent: int, *, literal: bool = False) -> str:
+        pad = " " * indent
+        mark = " |" if literal else ""
+        hint = f"\n{pad}  …" if literal else " …"
+        return "".join(f"\n{pad}{language}:{mark}{hint}" for language in config.languages)
+
+    return f"""\
+# What an issue can hold: docs/issue-files.md. Look at it while you write: newsletter preview {day}
+date: {day}
+number: {number}
+subject:{texts(2)}
+# The line that inboxes show beside the subject.
+preheader:{texts(2)}
+intro:{texts(2, literal=True)}
+stories:
+  - title:{texts(6)}
+    date: {day}
+{f"    # one of: {sections}{chr(10)}    section: {next(iter(config.sections))}{chr(10)}" if sections else ""}\
+    # url: https://…
+    summary:{texts(6, literal=True)}
+{f"blocks: [{blocks}]{chr(10)}" if blocks else ""}"""
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the issue files. Default: issues/.")
+@click.option("--language", help="Language the sources are written in, when it is not the default one or told by them.")
+@click.option("--dry-run", is_flag=True, help="Say what would be added, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def collect(
+    ctx: click.Context, sources: tuple[str, ...], into: Path | None, language: str | None, *, dry_run: bool, as_json: bool
+) -> None:
+    """Collect stories from feeds, pages and listings into issue files.
+
+    SOURCE is a file or an address: RSS, Atom, JSON Feed, an HTML page, or a plain text of titles, dates and paragraphs.
+    Each story goes to the issue of its week. What an editor changed stays as it is, and nothing is added twice.
+
+    \b
+    Examples:
+      newsletter collect https://example.org/feed.xml
+      newsletter collect news.txt page.html --dry-run
+      newsletter collect noticias.xml --language es
+    """
+    from newsletter.content.collect import collect as collect_stories
+
+    config = open_workspace(ctx)
+    report = collect_stories(sources, config, into=into or config.issues, language=language, dry_run=dry_run)
+    click.echo(report)
+
+
+@click.command("format")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="[FILE]...")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file is not in its canonical form.")
+@click.option("--diff", "show_diff", is_flag=True, help="Change nothing; show what would change.")
+@click.pass_context
+def format(ctx: click.Context, files: tuple[Path, ...], *, only_check: bool, show_diff: bool) -> None:  # noqa: A001
+    """Put issue files into their one canonical form.
+
+    Keys in a fixed order, Markdown under a |, no folded lines. Comments stay, and no word changes. A file that does not
+    load is left alone and reported. Without FILE: every file in issues/.
+
+    \b
+    Examples:
+      newsletter format
+      newsletter format issues/2017-11-19.yaml --diff
+      newsletter format --check        (in a git hook or in CI)
+    """
+    config = open_workspace(ctx)
+    chosen = files or _all_files(config)
+    findings: list[Finding] = []
+    changed = 0
+    for path in chosen:
+        text, found = read_text(path, name=config.shown(path), family="issue")
+        try:
+            result = "" if found else _formatted(text, path, config)
+        except IssueError as error:
+            found = list(error.findings)
+            result = text
+        findings += found
+        if found or result == text:
+            continue
+        changed += 1
+        if show_diff:
+            lines = difflib.unified_diff(text.splitlines(True), result.splitlines(True), str(path), f"{path} (formatted)")
+            click.echo("".join(lines), nl=False)
+        elif only_check:
+            click.echo(f"{config.shown(path)}: not in canonical form; run newsletter format {config.shown(path)}")
+        else:
+            write_file(path, result.encode())
+            click.echo(f"{config.shown(path)}: formatted")
+    print_findings(findings, err=True)
+    click.echo(f"{plural(len(chosen), 'file')}, {changed} {'to change' if only_check or show_diff else 'changed'}")
+    if findings or (changed and (only_check or show_diff)):
+        ctx.exit(1)
+
+
+def _all_files(config: Config) -> tuple[Path, ...]:
+    blocks = config.issues / "blocks.yaml"
+    paths = issue_paths(config.issues)
+    stories = [story for path in paths for story in sorted(path.with_suffix("").glob("*.md"))]
+    return (*paths, *stories, *([blocks] if blocks.is_file() else []))
+
+
+def _formatted(text: str, path: Path, config: Config) -> str:
+    if path.suffix == ".md":
+        return format_story(text, path, config)
+    if path.name == "blocks.yaml":
+        return format_blocks(text, path, config)
+    return format_issue(text, path, config)
+
+
+@click.command()
+@click.argument("issues", nargs=-1, metavar="[ISSUE]...")
+@click.option("--all", "every", is_flag=True, help="Every issue of the workspace.")
+@click.option("--json", "as_json", is_flag=True, help="Print findings as a JSON list.")
+@click.pass_context
+def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: bool) -> None:
+    """Report everything that could be wrong with an issue.
+
+    Everything that loading, rendering, the MJML linter and the envelope find, each with its place and the next step. Exit
+    code 1 when there is an error; warnings and notes do not count. ISSUE is a file or a date; without one, the newest.
+
+    \b
+    Examples:
+      newsletter check
+      newsletter check 2017-11-19 --json
+      newsletter check --all
+    """
+    config = open_workspace(ctx)
+    paths = issue_paths(config.issues) if every else [find_issue(name, config) for name in issues or (None,)]
+    templates = _templates(config)
+    checked = [(path, check_issue(path, config, templates=templates)) for path in paths]
+    if as_json:
+        described = [{"issue": config.shown(path), **each.as_json()} for path, result in checked for each in result.findings]
+        click.echo(json.dumps(described, ensure_ascii=False, indent=2))
+    else:
+        for path, result in checked:
+            print_findings(result.findings)
+            click.echo(f"{config.shown(path)}: {tally(result.findings)}")
+    if any(not result.ok for _, result in checked):
+        ctx.exit(1)
+
+
+def _templates(config: Config):  # type: ignore[no-untyped-def]
+    """The templates, read once for many issues; None when they are broken, which each check will then say."""
+    from newsletter.rendering.render import load_templates
+
+    try:
+        return load_templates(config)
+    except InputError:
+        return None
+
+
+@click.command()
+@click.argument("issue", required=False)
+@click.option("--port", default=8025, show_default=True, help="Port on this machine; the next free one is taken.")
+@click.option("--open/--no-open", "open_browser", default=False, help="Open the browser.")
+@click.pass_context
+def preview(ctx: click.Context, issue: str | None, port: int, *, open_browser: bool) -> None:
+    """Show an issue in the browser, reloading at every save.
+
+    Phone and desktop width, light and dark, with and without images, HTML and text, each language, and the problems found.
+    Only this machine can see it.
+
+    \b
+    Examples:
+      newsletter preview
+      newsletter preview 2017-11-19 --open
+    """
+    from newsletter.cli.preview import serve_preview
+    from newsletter.config import find_workspace
+
+    root = find_workspace(Path(ctx.obj))
+    path = find_issue(issue, open_workspace(ctx)) if issue else None
+    serve_preview(root, path, port=port, open_browser=open_browser, announce=click.echo)
+
+
+@click.command()
+@click.argument("issues", nargs=-1, metavar="[ISSUE]...")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to. Default: build/<issue>/.")
+@click.option("--all", "every", is_flag=True, help="Every issue of the workspace.")
+@click.option("--mjml", is_flag=True, help="Write the MJML too, as the compiler gets it.")
+@click.pass_context
+def build(ctx: click.Context, issues: tuple[str, ...], out: Path | None, *, every: bool, mjml: bool) -> None:
+    """Write html, txt and eml per language, and a manifest.
+
+    The eml is a sealed sample that any mail client opens. The same files give the same bytes on any machine; the hash of
+    the manifest identifies what is sent. ISSUE is a file or a date; without one, the newest.
+
+    \b
+    Examples:
+      newsletter build
+      newsletter build 2017-11-19 --out /tmp/issue
+    """
+    config = open_workspace(ctx)
+    paths = issue_paths(config.issues) if every else [find_issue(name, config) for name in issues or (None,)]
+    templates = _templates(config)
+    failed = False
+    for path in paths:
+        begun = time.perf_counter()
+        result = check_issue(path, config, templates=templates)
+        print_findings([each for each in result.findings if each.severity != "note"], err=True)
+        if not result.ok or result.issue is None:
+            failed = True
+            click.echo(f"{config.shown(path)}: not built: {tally(result.findings)}", err=True)
+            continue
+        folder = out / path.stem if out and len(paths) > 1 else out or config.root / "build" / path.stem
+        made = build_issue(result.issue, result.editions, config)
+        if mjml:
+            made = _with_mjml(made, result, templates)
+        write_build(made, folder)
+        milliseconds = (time.perf_counter() - begun) * 1000
+        click.echo(f"{config.shown(path)} → {config.shown(folder)}/ in {milliseconds:.0f} ms")
+        for name, content in made.files.items():
+            click.echo(f"  {name:<44} {len(content):>9,} bytes")
+        click.echo(f"  manifest {made.manifest_hash}")
+    if failed:
+        ctx.exit(1)

@@ -1,0 +1,405 @@
+"""Plain-text listings of news: a title, a date, some paragraphs, and again. What has no date becomes a standing block.
+
+Nobody writes such a listing to a rule, so the rule is looked for in the listing itself. The dates are found first; whether
+titles stand above or below them is put to the vote; the marks that dated titles carry (a bullet, a #, an underline, or just
+less indentation) tell which other lines are titles too. A line that merely mentions a date is nobody's heading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+
+from newsletter.content.dates import find_date, parse_date
+from newsletter.content.prose import (
+    Clipping,
+    Clippings,
+    clean,
+    clean_line,
+    clean_url,
+    keep_markdown,
+    paragraph,
+    refuse,
+)
+from newsletter.errors import Where
+
+_TITLE = 200  # characters; longer than any headline, shorter than any paragraph worth the name
+
+
+def read_listing(text: str, name: str) -> Clippings:
+    """The stories and blocks of a listing, in its order. CollectError where no line in it is, begins or ends with a date.
+
+    Text above the first title is no story: it comes back with a `problem`. The first line that is a link and nothing else
+    becomes a story's url, a line "Source: …" its source; both leave the summary.
+    """
+    lines = _read_lines(text)
+    headings = _headings(lines)
+    if not any(heading.day for heading in headings):
+        help = "each story needs a line with its date (19 November 2017) under or above its title; or add it by hand"
+        raise refuse("no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help)
+    stories = [_clipping(lines, heading, name) for heading in _spread(headings, lines)]
+    above = [line for line in lines[: headings[0].top] if line.words]
+    if above:
+        problem = "stands above the first story"
+        where = Where(path=name, line=above[0].number)
+        stories.insert(0, Clipping(title=clean_line(above[0].words), problem=problem, where=where))
+    return Clippings(stories=tuple(stories))
+
+
+# --- lines ---
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """One line. `mark` is what it begins with, or is set off by: a bullet, "1" for any number, #, ##, an underline's sign."""
+
+    number: int
+    indent: int = 0
+    mark: str = ""
+    words: str = ""  # without the mark; "" for a blank line and for a rule
+    rule: bool = False
+    day: date | None = None  # the line is this date and nothing else
+
+    @property
+    def heading(self) -> bool:
+        """Marked in a way in which only titles are."""
+        return self.mark[:1] in ("#", "=", "~", "_")
+
+    @property
+    def bullet(self) -> bool:
+        return bool(self.mark) and not self.heading
+
+    @property
+    def column(self) -> int:
+        """Where the words begin."""
+        return self.indent + (2 if self.bullet else 0)
+
+
+_RULE = re.compile(r"\s*([-*_=~–—•#])(\s*\1){2,}\s*")
+_BULLET = re.compile(r"(\s*)(?:([•‣◦▪■□●○►▸➤➢∙·])\s*|([-*+–—])\s+|([0-9]{1,3}[.)])\s+)(?=\S)")
+_HASHES = re.compile(r"(\s{0,3})(#{1,6})\s+(.*?)\s*#*")
+_BOLD = re.compile(r"(\s*)(\*\*|__)(.+)\2")
+
+
+def _read_lines(text: str) -> list[_Line]:
+    lines: list[_Line] = []
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = clean(raw.expandtabs(4)).rstrip()
+        if _RULE.fullmatch(line):
+            if _underlines(line.strip(), lines):
+                lines[-1] = replace(lines[-1], mark="=" if line.strip()[0] == "=" else "~")
+            else:
+                lines.append(_Line(number=number, rule=True))
+            continue
+        lines.append(_read_line(line, number))
+    return lines
+
+
+def _read_line(line: str, number: int) -> _Line:
+    indent = len(line) - len(line.lstrip())
+    words = line.strip()
+    day = parse_date(words)
+    mark = ""
+    if match := _HASHES.fullmatch(line):
+        mark, words = match[2], match[3]
+    elif match := _BOLD.fullmatch(line):
+        mark, words = "_", match[3].strip()
+    elif not day and (match := _BULLET.match(line)):
+        mark, words = match[2] or match[3] or "1", line[match.end() :].strip()
+    return _Line(number=number, indent=indent, mark=mark, words=words, day=day or parse_date(words))
+
+
+def _underlines(rule: str, lines: Sequence[_Line]) -> bool:
+    """Whether a row of signs is the underline of the line above it, not a rule under a paragraph."""
+    above = lines[-1] if lines else None
+    if above is None or not above.words or above.heading or rule[0] not in "=-~_":
+        return False
+    alone = len(lines) < 2 or not lines[-2].words
+    return abs(len(rule) - len(above.words)) <= 3 or (alone and len(above.words) <= 80 and not above.words.endswith("."))
+
+
+# --- headings ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heading:
+    """The head of one entry: `title` is the slice of lines that it stands in, the body the lines of `body` up to the next."""
+
+    title: tuple[int, int]
+    day: date | None = None
+    words: str = ""  # where the title is only a part of its line
+    top: int  # the first line of the entry
+    body: int  # the first line that may be body
+    omit: int = -1  # a line of the body that is the date
+
+
+def _headings(lines: Sequence[_Line]) -> list[_Heading]:
+    """The head of every entry, in order."""
+    alone = _dates_alone(lines)
+    beside = _dates_beside(lines)
+    first, second = (alone, beside) if len(alone) >= len(beside) else (beside, alone)
+    marks = _marks(lines, first)
+    for heading in second:  # the rarer form counts only with the marks of the other
+        line = lines[heading.title[0]]
+        free = all(heading.top >= other.body or heading.body <= other.top for other in first)
+        if free and line.mark in marks and line.indent <= marks[line.mark] and not _in_list(lines, heading.title[0]):
+            first.append(heading)
+    first.sort(key=lambda heading: heading.top)
+    return sorted([*first, *_undated(lines, first)], key=lambda heading: heading.top)
+
+
+def _neighbour(lines: Sequence[_Line], at: int, step: int) -> int:
+    """The nearest line of words above or below a line with at most two blank lines between, or -1."""
+    for number in range(at + step, at + 4 * step, step):
+        if not 0 <= number < len(lines) or lines[number].rule:
+            return -1
+        if lines[number].words:
+            return number if not lines[number].day else -1
+    return -1
+
+
+def _likeness(lines: Sequence[_Line], at: int) -> int:
+    """How much a line looks like a title."""
+    if at < 0:
+        return 0
+    line = lines[at]
+    short = len(line.words) <= 140 and not re.search(r"[.,;:]$", line.words) and not _meta(line.words)
+    tail = at > 0 and lines[at - 1].words and not line.mark and not lines[at - 1].day  # not the first line of its paragraph
+    return (2 if line.mark else 0) + (2 if line.heading else 0) + (1 if short else 0) - (1 if tail else 0)
+
+
+def _dates_alone(lines: Sequence[_Line]) -> list[_Heading]:
+    """The heads whose date has a line of its own, above or below the title, whichever fits this listing better."""
+    days = [number for number, line in enumerate(lines) if line.day]
+    words = [number for number, line in enumerate(lines) if line.words]
+    below = above = 0  # votes for titles below, above their dates
+    for at in days:
+        before, after = _neighbour(lines, at, -1), _neighbour(lines, at, 1)
+        above += 2 * _likeness(lines, before) + (at - before == 1)
+        below += 2 * _likeness(lines, after) + (after - at == 1) + (6 if lines[at].mark else 0)
+    if days and days[0] == words[0]:
+        below += 3
+    found = [_head_above(lines, at) if above >= below else _head_below(lines, at) for at in days]
+    return [heading for heading in found if heading]
+
+
+def _head_above(lines: Sequence[_Line], at: int) -> _Heading | None:
+    last = _neighbour(lines, at, -1)
+    marked = next((number for number in range(at - 1, -1, -1) if lines[number].mark or lines[number].day), -1)
+    if marked >= 0 and marked < last and lines[marked].heading and _likeness(lines, last) <= 1:
+        # A byline, or the whole body, stands between the title and its date.
+        return _Heading(title=(marked, marked + 1), day=lines[at].day, top=marked, body=marked + 1, omit=at)
+    if last < 0 or len(lines[last].words) > _TITLE:
+        return None
+    first = last
+    while first > 0 and not lines[first].mark and _wraps(lines, first - 1):
+        first -= 1
+    if len(" ".join(line.words for line in lines[first : last + 1])) > _TITLE + 50:
+        first = last
+    return _Heading(title=(first, last + 1), day=lines[at].day, top=first, body=at + 1)
+
+
+def _wraps(lines: Sequence[_Line], at: int) -> bool:
+    """Whether a line runs on into the next: long, and not the end of a sentence."""
+    line = lines[at]
+    full = len(line.words) >= 45 and not re.search(r"[.!?:;)\"”»]$", line.words)
+    return bool(line.words) and full and not line.day and not _meta(line.words)
+
+
+def _head_below(lines: Sequence[_Line], at: int) -> _Heading | None:
+    first = _neighbour(lines, at, 1)
+    if first < 0 or len(lines[first].words) > _TITLE:
+        return None
+    last = first
+    while last + 2 < len(lines) and _wraps(lines, last) and lines[last + 1].words and not lines[last + 1].mark:
+        if lines[last + 2].words or last - first > 1:  # a body follows at once: where the title ends cannot be told
+            last = first
+            break
+        last += 1
+    return _Heading(title=(first, last + 1), day=lines[at].day, top=at, body=last + 1)
+
+
+_BETWEEN = " \t—–-|:,;·•"
+
+
+def _dates_beside(lines: Sequence[_Line]) -> list[_Heading]:
+    """The heads whose title and date share one line: "Title — 19 November 2017", "19/11/2017: Title", "Title (19/11/2017)"."""
+    found = []
+    for at, line in enumerate(lines):
+        date_in = find_date(line.words) if line.words and not line.day and len(line.words) <= _TITLE + 40 else None
+        if not date_in or not (line.mark or _begins(lines, at)):
+            continue
+        day, start, end = date_in
+        before, after = line.words[:start], line.words[end:]
+        title = (after if start == 0 else before).strip(_BETWEEN)
+        bracket = line.words[start] in "(["
+        fits = _fits_before(after, title, line) if start == 0 else _fits_after(before, title, line, after)
+        if title and any(sign.isalpha() for sign in title) and (fits or bracket) and len(title) <= _TITLE:
+            found.append(_Heading(title=(at, at + 1), day=day, words=title, top=at, body=at + 1))
+    return found
+
+
+def _begins(lines: Sequence[_Line], at: int) -> bool:
+    above = lines[at - 1].words if at else ""
+    return not above or bool(re.search(r"[.!?…»”\")\]]$", above)) or bool(_meta(above))
+
+
+def _fits_before(after: str, title: str, line: _Line) -> bool:
+    """Whether what follows a date is a title: behind a sign that parts them, or plainly no sentence."""
+    if re.match(r"\s*[:|·]|\s+[—–-]|\s{2,}", after):
+        return not title.endswith(".") or len(title) <= 100
+    return not title.endswith((".", ",")) and (bool(line.mark) or (title[:1].isupper() and after[:1] == " "))
+
+
+def _fits_after(before: str, title: str, line: _Line, after: str) -> bool:
+    if after.strip() or title.endswith("."):
+        return False
+    return bool(re.search(r"\s[—–|·-]\s*$|[|·]\s*$|\s{2,}$", before) or (line.mark and re.search(r"[:,—–]\s*$", before)))
+
+
+def _marks(lines: Sequence[_Line], headings: Sequence[_Heading]) -> dict[str, int]:
+    """The marks that titles carry here, each with the deepest indentation at which it makes a title."""
+    marks: dict[str, int] = {}
+    for heading in headings:
+        line = lines[heading.title[0]]
+        marks[line.mark] = max(marks.get(line.mark, 0), line.indent)
+    bodies = [line.indent for heading in headings for line in _body(lines, heading, headings) if line.words]
+    if "" in marks and not (bodies and marks[""] < min(bodies)):
+        del marks[""]  # titles without a mark are known by standing further left, or not at all
+    return marks
+
+
+def _body(lines: Sequence[_Line], heading: _Heading, headings: Sequence[_Heading]) -> Sequence[_Line]:
+    """The first paragraph of an entry: all of it would be more than is known to be its own."""
+    end = min((other.top for other in headings if other.top > heading.top), default=len(lines))
+    first = next((number for number in range(heading.body, end) if lines[number].words), end)
+    last = next((number for number in range(first, end) if not lines[number].words), end)
+    return lines[first:last]
+
+
+def _in_list(lines: Sequence[_Line], at: int) -> bool:
+    """Whether a marked line is one of a run of items, not a title: another such item stands right above or below it."""
+    line = lines[at]
+    if not line.bullet:
+        return False
+    for step in (-1, 1):
+        number = at + step
+        while 0 <= number < len(lines) and lines[number].words and not lines[number].mark and not lines[number].day:
+            number += step
+        if 0 <= number < len(lines) and lines[number].bullet and lines[number].indent >= line.indent:
+            between = lines[min(number, at) + 1 : max(number, at)]
+            if not any(each.day for each in between) and not (step == 1 and _opens(lines, at, number)):
+                return True
+    return False
+
+
+def _opens(lines: Sequence[_Line], at: int, following: int) -> bool:
+    """Whether a marked line has a body of its own under it, with no blank line before the next mark: a compact listing."""
+    body = lines[at + 1 : following]
+    return bool(body) and len(lines[at].words) <= 100 and not lines[at].words.endswith(".") and body[0].words[:1].isupper()
+
+
+def _undated(lines: Sequence[_Line], dated: Sequence[_Heading]) -> Iterator[_Heading]:
+    """Lines that are titles by the marks of the dated ones, or, under the last story, by their looks."""
+    if not dated:
+        return
+    marks = _marks(lines, dated)
+    taken = {number for heading in dated for number in range(heading.top, heading.body)} | {heading.omit for heading in dated}
+    ruled = sum(heading.top > 0 and _under_rule(lines, heading.top) for heading in dated) * 2 >= len(dated)
+    last = max(dated, key=lambda heading: heading.top)
+    compact = any(line.words and not line.mark for heading in dated for line in lines[heading.body : heading.body + 1])
+    bare = True  # nothing but items has stood under the heading before
+    for at, line in enumerate(lines):
+        if not line.words or at in taken:
+            bare = bare and at not in taken
+            continue
+        ours = line.mark in marks and line.indent <= marks[line.mark]
+        if ours and not line.heading:
+            ours = _starts_entry(lines, at, compact=compact) and (len(line.words) <= _TITLE)
+        looks = not marks and at > last.body and _looks_like_title(lines, at, last)
+        if ours or looks or (ruled and _under_rule(lines, at) and _likeness(lines, at) > 0):
+            yield _Heading(title=(at, at + 1), top=at, body=at + 1)
+
+
+def _starts_entry(lines: Sequence[_Line], at: int, *, compact: bool) -> bool:
+    above = lines[at - 1] if at else None
+    if above and above.words and not compact:
+        return False
+    if not lines[at].mark:
+        return not (above and above.words) and _likeness(lines, at) > 0
+    following = _neighbour(lines, at, 1)
+    if following < 0 or (lines[following].bullet and lines[following].indent <= lines[at].indent and not _run(lines, following)):
+        return False
+    return not _in_list(lines, at)
+
+
+def _run(lines: Sequence[_Line], at: int) -> bool:
+    return at + 1 < len(lines) and lines[at + 1].bullet
+
+
+def _under_rule(lines: Sequence[_Line], at: int) -> bool:
+    while at > 0 and not lines[at - 1].words:
+        at -= 1
+        if lines[at].rule:
+            return True
+    return False
+
+
+def _looks_like_title(lines: Sequence[_Line], at: int, last: _Heading) -> bool:
+    """A short line between blank ones, no sentence, with a longer paragraph under it; and the story above has its text."""
+    line = lines[at]
+    following = _neighbour(lines, at, 1)
+    alone = at > 0 and not lines[at - 1].words and following > at + 1
+    told = any(each.words for each in lines[last.body : at])
+    short = len(line.words) <= 80 and not re.search(r"[.,;:]$", line.words) and not line.mark and not _meta(line.words)
+    return alone and told and short and (len(lines[following].words) > len(line.words) or lines[following].bullet)
+
+
+def _spread(headings: Sequence[_Heading], lines: Sequence[_Line]) -> list[_Heading]:
+    """The entries of the listing, each with its end; undated titles get the date that is meant for them.
+
+    One date above several titles is the date of all: where it is the only one (a past newsletter), or where the listing
+    puts several titles under one date elsewhere too. Otherwise an undated title is a block.
+    """
+    dated = [heading for heading in headings if heading.day]
+    groups: list[int] = []
+    for heading in headings:
+        if heading.day:
+            groups.append(0)
+        elif groups:
+            groups[-1] += 1
+    dates_first = sum(heading.top < heading.title[0] for heading in dated) * 2 > len(dated)
+    if dates_first and (any(groups[:-1]) or (len(groups) == 1 and groups[0])):
+        day = None
+        spread = []
+        for heading in headings:
+            day = heading.day or day
+            spread.append(replace(heading, day=day))
+        return spread
+    head = lines[dated[0].title[0]]
+    if len(dated) == 1 and len(headings) > 2 and headings[0] is dated[0] and lines[headings[1].title[0]].mark != head.mark:
+        return [replace(heading, day=dated[0].day) for heading in headings[1:]]
+    return list(headings)
+
+
+# --- bodies ---
+
+_SOURCE = re.compile(r"(?:source|fuente)\s*:\s*(.+)", re.IGNORECASE)
+_URL = r"<?(https?://[^\s<>]+?)>?[.,]?"
+_MORE = (
+    r"(?:links?|url|web|website|enlaces?|v[ií]nculo|m[aá]s(?: informaci[oó]n)?|more(?: information| info)?|full (?:story|text|article)"
+    r"|read (?:more|on|the (?:full )?(?:story|article))|continue reading|details|see(?: also)?|leer m[aá]s|ver m[aá]s|seguir leyendo"
+    r"|nota completa|texto completo|available (?:at|from))"
+)
+_LINK = re.compile(rf"(?:\[?{_MORE}\]?\s*(?:here|aqu[ií])?\s*[:→»>-]*\s*[(]?)?{_URL}[)]?", re.IGNORECASE)
+_MARKDOWN_LINK = re.compile(r"\[([^\[\]]+)\]\((https?://[^\s()]+)\)")
+
+
+def _meta(words: str) -> bool:
+    return bool(_LINK.fullmatch(words) or _SOURCE.fullmatch(words))
+
+
+def _clipping(lines: Sequence[_Line], heading: _Heading, name: str) -> Clipping:
+    raise NotImplementedError

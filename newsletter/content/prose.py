@@ -1,0 +1,426 @@
+"""Words from outside made fit for an issue: bytes become text, text and HTML become clean lines and clean Markdown.
+
+Whatever comes in is only words: characters that Markdown would take for more are escaped (and no others, since an editor
+will read the result), control characters go, and no `@@` is left that could ask for a member's link (DESIGN §6).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from html import unescape
+from urllib.parse import quote, urljoin
+
+import lxml.html
+from lxml import etree
+
+from newsletter.errors import CollectError, Finding, Where
+from newsletter.shape import UNPRINTABLE, Field, Reading, read_value
+from newsletter.source import Scalar
+
+MAX_BYTES = 5 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """A story as a source tells it, cleaned but not yet in an issue. Without a date it is a standing text: a block.
+
+    `problem` says why it can be neither; then the other fields hold what is known.
+    """
+
+    title: str
+    date: date | None = None
+    summary: str = ""  # Markdown
+    url: str | None = None
+    source: str = ""
+    problem: str = ""
+    where: Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clippings:
+    """What one source holds, in its own order. `language` is what it says of itself, "" where it says nothing."""
+
+    stories: tuple[Clipping, ...]
+    language: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+def refuse(code: str, where: Where, message: str, help: str) -> CollectError:
+    """A CollectError with one finding."""
+    return CollectError([Finding(code=f"collect.{code}", severity="error", where=where, message=message, help=help)])
+
+
+# --- bytes to text ---
+
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")) + (
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})|<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.I)
+_LATIN = {"iso8859-1", "ascii", "latin-1", "iso8859-15"}  # on the web these names mean Windows-1252 (WHATWG Encoding §4.2)
+_KINDS = ((b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP archive or an office document"), (b"\x89PNG", "an image")) + (
+    (b"\xff\xd8\xff", "an image"),
+    (b"GIF8", "an image"),
+    (b"\xd0\xcf\x11\xe0", "an office document"),
+    (b"\x1f\x8b", "a gzip file"),
+)
+
+
+def decode(body: bytes, where: Where, *, charset: str = "") -> str:
+    """The text in `body`: by its byte order mark, else by `charset` (of the HTTP header), by what it declares itself, as UTF-8,
+    and at last as Windows-1252. Line ends become \\n. CollectError where the bytes are no text."""
+    kind = next((name for magic, name in _KINDS if body.startswith(magic)), "")
+    if not kind:
+        text = _decoded(body, charset)
+        blind = sum(1 for _ in UNPRINTABLE.finditer(text[:4000]))
+        if blind * 20 <= len(text[:4000]):
+            return re.sub(r"\r\n?", "\n", text)
+    help = "save it as plain text or HTML, or name the page's or the feed's address"
+    raise refuse("not-text", where, f"is {kind or 'not text'}", help)
+
+
+def _decoded(body: bytes, charset: str) -> str:
+    for mark, name in _BOMS:
+        if body.startswith(mark):
+            return body.decode(name, "replace").removeprefix("\ufeff")
+    match = _DECLARED.search(body[:4096])
+    said = (match[1] or match[2]).decode("ascii") if match else ""
+    for name in (charset, said, "utf-8"):
+        try:
+            codec = codecs.lookup(name).name
+            # Only the codecs of real charsets: `punycode` takes quadratic time, `unicode_escape` reads backslashes.
+            if re.match(r"utf-?(8|16)|cp\d|iso|koi|mac|big5|gb|euc|shift|latin|ascii", codec) is None:
+                continue
+            return body.decode("cp1252" if codec in _LATIN - {"iso8859-15"} else codec)
+        except (LookupError, ValueError):
+            continue
+    return body.decode("cp1252", "replace")
+
+
+# --- one line, one address ---
+
+
+def clean(text: str) -> str:
+    """The text without control characters and without any @@; every sign that ends a line for some becomes a blank."""
+    text = UNPRINTABLE.sub("", re.sub("[\x0b\x0c\x1c-\x1f\x85\u2028\u2029\xa0\u202f]", " ", text)).replace("\ufeff", "")
+    return re.sub("@(?=@)", "@\u2060", text)  # a word joiner: it cannot be seen, and the slot is gone
+
+
+def clean_line(text: str) -> str:
+    return clean(" ".join(UNPRINTABLE.sub(" ", text).split())).strip()
+
+
+def clean_url(url: str, base: str = "") -> str | None:
+    """The address, absolute and fit for an issue's `url`, or None where it is none: http or https, no user name, no @@."""
+    try:
+        url = urljoin(base, UNPRINTABLE.sub("", url).strip())
+    except ValueError:
+        return None
+    url = re.sub(r"[\s\"<>\\^`{|}]", lambda match: quote(match[0]), url).replace("@@", "%40%40")
+    node = Scalar(text=url, where=Where(path=""), plain=False)
+    kind = Field(name="url", kind="url", help="")
+    read: str | None = read_value(node, kind, Reading(family="collect", languages=()), at="url")
+    return read
+
+
+def _link(href: str, base: str) -> str | None:
+    """What a link in a summary may lead to: a page or a mailbox."""
+    if re.fullmatch(r"mailto:[^\s<>\"()\\]+", href, re.I) and "@@" not in href:
+        return UNPRINTABLE.sub("", href)
+    url = None if href.startswith("#") else clean_url(href, base)
+    return url and url.replace("(", "%28").replace(")", "%29")
+
+
+# --- escaping ---
+
+# While a text is put together, control characters (which no clean text holds) stand for the Markdown that is meant.
+_STRONG, _STRONG_END, _EM, _EM_END, _MARK2, _MARK1, _LINK, _URL, _URL_END, _CELL = "\x01\x02\x03\x04\x05\x06\x0e\x0f\x10\x11"
+
+_INLINE = re.compile(
+    r"\\(?=[!-/:-@\[-`{-~]|$)"  # a backslash that would escape something
+    r"|`"
+    r"|(?P<run>\*+|_+)"
+    r"|<(?=[A-Za-z/!?])"  # a tag
+    r"|&(?=#?[A-Za-z0-9]+;)"  # an entity
+    r"|\](?=\()"  # a link
+)
+_START = re.compile(
+    r"(#{1,6}|[-+*]|[0-9]{1,9}[.)])(?=\s|$)"  # a heading, an item
+    r"|>|~~~|\[[^\]]+\]:"  # a quote, a fence, the target of a link
+    r"|(=+|-+)\s*$|([-*_])[ \t]*(\3[ \t]*){2,}$"  # an underline, a rule
+)
+
+
+def escape(text: str) -> str:
+    """One line of plain text as Markdown that reads the same; only what would be taken for markup gets a backslash."""
+
+    def inline(match: re.Match[str]) -> str:
+        run = match["run"]
+        if not run:
+            return f"\\{match[0]}"
+        before, after = text[: match.start()][-1:] or " ", text[match.end() :][:1] or " "
+        blank = before.isspace() and after.isspace()
+        inside = run[0] == "_" and before.isalnum() and after.isalnum()
+        return run if blank or inside else "".join(f"\\{sign}" for sign in run)
+
+    escaped = _INLINE.sub(inline, text)
+    start = _START.match(escaped)
+    if not start:
+        return escaped
+    at = len(start[0]) - 1 if start[0][0].isdigit() else 0
+    return f"{escaped[:at]}\\{escaped[at:]}"
+
+
+def paragraph(lines: Iterable[str]) -> str:
+    """Lines of plain text as one paragraph of Markdown."""
+    return escape(clean_line(" ".join(lines)))
+
+
+def plain_markdown(text: str) -> str:
+    """Plain text as Markdown: blank lines part paragraphs, lines inside them are joined."""
+    paragraphs = (paragraph(part.split("\n")) for part in re.split(r"\n[ \t]*\n", re.sub(r"\r\n?", "\n", text)))
+    return _no_slots("\n\n".join(each for each in paragraphs if each))
+
+
+def _no_slots(markdown: str) -> str:
+    """Also where markup stands between the two signs, since the plain-text part of a message drops it."""
+    return re.sub(r"@(?=[*_\\\[\]]*@)", "@\u2060", markdown)
+
+
+# --- HTML ---
+
+_DROPPED = frozenset(
+    "script style noscript template head title iframe object embed svg math canvas video audio map form input button select "
+    "textarea option img picture dialog".split()
+)
+_BLOCKS = frozenset(
+    "p div section article main header footer aside nav figure figcaption h1 h2 h3 h4 h5 h6 ul ol li dl dt dd table caption "
+    "thead tbody tfoot tr blockquote pre hr address details summary fieldset center body html".split()
+)
+_INLINE_MARKS = {"b": (_STRONG, _STRONG_END), "strong": (_STRONG, _STRONG_END), "i": (_EM, _EM_END), "em": (_EM, _EM_END)}
+_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+
+
+def parse_html(text: str) -> lxml.html.HtmlElement:
+    """The document in a text; of broken HTML whatever can be read. Never raises.
+
+    Where elements nest deeper than libxml2 follows (2048 levels), all but the plainest tags are dropped, so that no word is.
+    """
+    text = re.sub("[\x00\ud800-\udfff]", "", text)
+    root, whole = _parsed(text)
+    return root if whole else _parsed(re.sub(rf"<(?!/?(?:{_PLAINEST})\b)[^>]*>", " ", text))[0]
+
+
+_PLAINEST = "p|br|a|li|h[1-6]|time|script|style"
+
+
+def _parsed(text: str) -> tuple[lxml.html.HtmlElement, bool]:
+    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
+    try:
+        root = lxml.html.document_fromstring(text.encode(), parser=parser)
+    except (etree.ParserError, etree.XMLSyntaxError):
+        return lxml.html.document_fromstring(b"<html><body></body></html>"), True
+    return root, not any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log)
+
+
+def html_line(html: str) -> str:
+    """The words of a bit of HTML as one clean line."""
+    if "<" not in html:
+        return clean_line(unescape(html))
+    return element_line(parse_html(f"<div>{html}</div>"))
+
+
+def element_line(element: lxml.html.HtmlElement) -> str:
+    """An element's words as one clean line. A `<br>` or a block parts words; scripts and the like say nothing."""
+    parts: list[str] = []
+    walker = etree.iterwalk(element, events=("start", "end"))
+    for event, each in walker:
+        edge = " " if each.tag in _BLOCKS or each.tag in ("br", "td", "th") else ""
+        if event == "start":
+            parts.append(edge)
+            if each.tag in _DROPPED:
+                walker.skip_subtree()
+            else:
+                parts.append(each.text or "")
+        else:
+            parts.append(edge + ((each.tail or "") if each is not element else ""))
+    return clean_line("".join(parts))
+
+
+def html_markdown(html: str, base: str = "") -> str:
+    """A bit of HTML (of a feed's entry) as clean Markdown; `base` is what its links are relative to."""
+    if "<" not in html:
+        return plain_markdown(unescape(html))
+    return elements_markdown([parse_html(f"<div>{html}</div>")], base)
+
+
+def elements_markdown(
+    elements: Sequence[lxml.html.HtmlElement],
+    base: str = "",
+    *,
+    leave_out: Iterable[lxml.html.HtmlElement] = (),
+    tails: bool = False,
+) -> str:
+    """Elements of a page as clean Markdown: bold, italics, links, lists and quotes stay, headings become bold paragraphs,
+    the cells of a table's row stand in one line, pictures and programs go. `tails`: with the text behind each element."""
+    writer = _Markdown(base, set(leave_out))
+    for element in elements:
+        writer.walk(element)
+        if tails:
+            writer.say(element.tail)
+    writer.flush()
+    return _no_slots("".join(writer.out))
+
+
+@dataclass(kw_only=True)
+class _Level:
+    """A list, an item or a quote around the text."""
+
+    kind: str
+    number: int = 1
+    marker: str = ""  # of an item, until its first line has been written
+    indent: str = ""
+
+
+class _Markdown:
+    """Writes elements as Markdown while they are walked; a class, because the open levels and links go everywhere.
+
+    Walked, not recursed into: pages nest deeper than Python's stack.
+    """
+
+    def __init__(self, base: str, leave_out: set[lxml.html.HtmlElement]) -> None:
+        self.base, self.leave_out = base, leave_out
+        self.out: list[str] = []
+        self.pieces: list[str] = []
+        self.urls: list[str] = []
+        self.levels: list[_Level] = []
+        self.listed = self.quoted = False  # whether the last paragraph stands in a list, in a quote
+
+    def walk(self, root: lxml.html.HtmlElement) -> None:
+        walker = etree.iterwalk(root, events=("start", "end"))
+        for event, element in walker:
+            if event == "start":
+                if element.tag in _DROPPED or element in self.leave_out or _hidden(element):
+                    if element.tag in _BLOCKS:
+                        self.flush()
+                    walker.skip_subtree()
+                    self.leave_out.add(element)
+                else:
+                    self.start(element)
+                    self.say(element.text, preformatted=element.tag == "pre")
+            else:
+                if element not in self.leave_out:
+                    self.end(element)
+                if element is not root:
+                    self.say(element.tail)
+
+    def say(self, text: str | None, *, preformatted: bool = False) -> None:
+        if text and preformatted:
+            self.pieces.append("\n".join(clean(line) for line in text.split("\n")))
+        elif text:
+            self.pieces.append(clean(re.sub(r"\s+", " ", text)))
+
+    def start(self, element: lxml.html.HtmlElement) -> None:
+        tag = element.tag
+        if tag in _BLOCKS:
+            self.flush()
+        if tag == "br":
+            self.pieces.append("\n")
+        elif tag in _INLINE_MARKS:
+            self.pieces.append(_INLINE_MARKS[tag][0])
+        elif tag == "a" and _link(element.get("href") or "", self.base):
+            self.pieces.append(_LINK)
+        elif tag in ("ul", "ol"):
+            self.listed = self.listed and any(level.kind == "li" for level in self.levels)  # a new list begins apart
+            start = element.get("start") or ""
+            self.levels.append(_Level(kind=tag, number=int(start) if re.fullmatch("[0-9]{1,6}", start) else 1))
+        elif tag == "li":
+            owner = next((level for level in reversed(self.levels) if level.kind in ("ul", "ol")), None)
+            marker = f"{owner.number}. " if owner and owner.kind == "ol" else "- "
+            if owner:
+                owner.number += 1
+            self.levels.append(_Level(kind="li", marker=marker, indent=" " * len(marker)))
+        elif tag == "blockquote":
+            self.levels.append(_Level(kind="quote", indent="> "))
+
+    def end(self, element: lxml.html.HtmlElement) -> None:
+        tag = element.tag
+        if tag in _HEADINGS:
+            self.flush(bold=True)
+        elif tag in _BLOCKS:
+            self.flush()
+        if tag in _INLINE_MARKS:
+            self.pieces.append(_INLINE_MARKS[tag][1])
+        elif tag == "a":
+            url = _link(element.get("href") or "", self.base)
+            if url:
+                self.pieces.append(f"{_URL}{len(self.urls)}{_URL_END}")
+                self.urls.append(url)
+        elif tag in ("td", "th"):
+            self.pieces.append(_CELL)
+        elif tag in ("ul", "ol", "li", "blockquote") and self.levels:
+            self.levels.pop()
+
+    def flush(self, *, bold: bool = False) -> None:
+        text = "".join(self.pieces)
+        self.pieces.clear()
+        for part in re.split(r"\s*\n\s*\n\s*", text):
+            written = self.inline(re.sub(r"[^\S\n]+", " ", _cells(part)), bold=bold)
+            if written:
+                self.write(written)
+
+    def inline(self, text: str, *, bold: bool) -> str:
+        """The Markdown of one paragraph: what is meant as markup is written, everything else escaped."""
+        if bold:
+            text = f"{_STRONG}{re.sub(f'[{_STRONG}{_STRONG_END}]', '', text)}{_STRONG_END}"
+        for start, end, mark in ((_EM, _EM_END, _MARK1), (_STRONG, _STRONG_END, _MARK2)):
+            text = re.sub(f"{start}([^{start}{end}]*){end}", partial(_emphasis, mark), text)
+        # Half a pair is left where bold, italics or a link reach over several paragraphs: the words stay, the mark goes.
+        text = re.sub(f"[{_STRONG}{_STRONG_END}{_EM}{_EM_END}]", "", text)
+        text = re.sub(f"{_LINK}(?![^{_LINK}{_URL}]*[^{_LINK}{_URL}\\s][^{_LINK}{_URL}]*{_URL})", "", text)
+        text = re.sub(f"(^|{_URL_END})([^{_LINK}]*?){_URL}[0-9]+{_URL_END}", r"\1\2", text)
+        text = "\\\n".join(escape(line.strip()) for line in text.split("\n") if line.strip())
+        text = re.sub(f"{_LINK}([^{_URL}]*){_URL}([0-9]+){_URL_END}", self.linked, text)
+        return text.replace(_MARK2, "**").replace(_MARK1, "*")
+
+    def linked(self, match: re.Match[str]) -> str:
+        words = re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", match[1])
+        return f"[{words}]({self.urls[int(match[2])]})"
+
+    def write(self, text: str) -> None:
+        first = "".join(level.marker or level.indent for level in self.levels)
+        rest = "".join(level.indent for level in self.levels)
+        tight = self.listed and any(level.marker for level in self.levels)
+        if self.out:
+            quoted = rest.rstrip() if ">" in rest and self.quoted else ""
+            self.out.append("\n" if tight else f"\n{quoted}\n")
+        for level in self.levels:
+            level.marker = ""
+        self.out.append(first + text.replace("\n", f"\n{rest}"))
+        self.listed = any(level.kind == "li" for level in self.levels)
+        self.quoted = ">" in rest
+
+
+def _hidden(element: lxml.html.HtmlElement) -> bool:
+    style = (element.get("style") or "").replace(" ", "").lower()
+    return "hidden" in element.attrib or "display:none" in style or "visibility:hidden" in style
+
+
+def _cells(text: str) -> str:
+    """A table's row in one line: its cells, parted by a dot."""
+    return re.sub(rf"\s*{_CELL}[\s{_CELL}]*", " · ", text.strip(f" \n{_CELL}")) if _CELL in text else text
+
+
+def _emphasis(mark: str, match: re.Match[str]) -> str:
+    """The words between two marks, where Markdown would see the marks as a pair (CommonMark §6.2); else the words alone."""
+    words = match[1].strip()
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    lead, trail = match[1][: len(match[1]) - len(match[1].lstrip())], match[1][len(match[1].rstrip()) :]
+    opens = bool(words) and (lead or not before.isalnum() or words[0].isalnum()) and before not in (_STRONG_END, _EM_END)
+    closes = bool(words) and (trail or not after.isalnum() or words[-1].isalnum())
+    return f"{lead}{mark}{words}{mark}{trail}" if opens and closes else match[1]

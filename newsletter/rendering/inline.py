@@ -1,0 +1,92 @@
+"""Our own content CSS written into style attributes, and nothing else changed.
+
+MJML inlines its own attributes; what is left is what Markdown produces inside mj-text (p, a, ul, blockquote …).
+premailer does it, but its defaults drop the doctype (quirks mode), strip `!important` from the dark and the narrow
+rules, read every <style> and fetch what they refer to. So it sees only our CSS, every <style> of the document is marked
+as none of its business, and the URLs that libxml2 would percent-encode are kept aside meanwhile.
+"""
+
+from __future__ import annotations
+
+import html as entities
+import logging
+import re
+
+from newsletter.errors import Finding, TemplateError, Where
+
+_DOCTYPE = re.compile(r"\s*<!doctype[^>]*>", re.IGNORECASE)
+_IGNORE = ' data-premailer="ignore"'
+_URL = re.compile(r"""(?<=[\s"'])(href|src|action|name)="([^"]*)\"""")
+_UNTOUCHED = re.compile(r"(?:[!-%'-;=?-~]|&amp;)*")  # what libxml2 writes back as it was
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_RULE = re.compile(r"([^{}]*)\{[^{}]*\}")
+_INLINABLE = (":first-child", ":last-child")  # the pseudo-classes that premailer follows, at the end of a selector only
+
+
+def inline_css(html: str, css: str, *, path: str = "the inlined CSS") -> str:
+    """The HTML with the rules of `css` in the style attributes of the elements they select.
+
+    Style blocks, conditional comments, slots and URLs come out byte for byte; an element's own style wins over a rule.
+    Nothing is fetched. Raises TemplateError, with lines of `path`, for CSS that refers to something elsewhere or that
+    cannot live in a style attribute and would be lost in silence: at-rules, `*`, unbalanced braces, pseudo-classes
+    other than a final :first-child or :last-child.
+    """
+    if problems := _problems(css, path):
+        raise TemplateError(problems)
+    from premailer import Premailer  # here: it costs 0.2 s to import
+
+    doctype = _DOCTYPE.match(html)
+    kept: list[str] = []
+    stand_in = "urn:kept"
+    while stand_in in html:
+        stand_in += "-"
+
+    def keep(match: re.Match[str]) -> str:
+        if _UNTOUCHED.fullmatch(match[2]):
+            return match[0]
+        kept.append(entities.escape(entities.unescape(match[2]), quote=False).replace('"', "&quot;"))
+        return f'{match[1]}="{stand_in}:{len(kept) - 1}:"'
+
+    inlined: str = Premailer(
+        _URL.sub(keep, html).replace("<style", f"<style{_IGNORE}"),
+        css_text=css,
+        strip_important=False,
+        remove_classes=False,
+        disable_leftover_css=True,
+        allow_network=False,
+        disable_validation=True,
+        disable_basic_attributes=["width", "height", "bgcolor", "align", "valign"],
+        align_floating_images=False,
+        cssutils_logging_level=logging.CRITICAL,
+    ).transform(pretty_print=False)
+    # premailer takes the marker off again, but not inside conditional comments and not with a media attribute.
+    inlined = inlined.replace(_IGNORE, "")
+    inlined = re.sub(rf"{re.escape(stand_in)}:(\d+):", lambda match: kept[int(match[1])], inlined)
+    return (doctype[0].strip() if doctype else "") + _DOCTYPE.sub("", inlined, count=1).lstrip()
+
+
+def _problems(css: str, path: str) -> list[Finding]:
+    bare = _COMMENT.sub(lambda comment: " " * len(comment[0]), css)
+    found = []
+
+    def report(offset: int, message: str, hint: str) -> None:
+        where = Where(path=path, line=css.count("\n", 0, offset) + 1)
+        found.append(Finding(code="inline.css", severity="error", where=where, message=message, help=hint))
+
+    for match in re.finditer(r"@[\w-]+|\burl\(", bare, re.IGNORECASE):
+        if match[0].lower() in ("@import", "url("):
+            hint = "write the rules here and use no remote file"
+            report(match.start(), f"{match[0].rstrip('(')} refers to a remote file", hint)
+        else:
+            report(match.start(), f"{match[0]} cannot be inlined", "move this rule into an mj-style of the template")
+    for rule in _RULE.finditer(bare):
+        for selector in rule[1].split(","):
+            plain, colon, pseudo = selector.strip().partition(":")
+            if "*" in plain or (colon and f":{pseudo}" not in _INLINABLE) or not plain:
+                hint = "move this rule into an mj-style of the template"
+                report(rule.end(1), f'"{selector.strip()}" selects what cannot be inlined', hint)
+    left = _RULE.sub(lambda rule: " " * len(rule[0]), bare)
+    if not found and left.strip():
+        offset = len(left) - len(left.lstrip())
+        report(offset, "this is not a complete rule", "give every rule a selector, one { and one }")
+    return found

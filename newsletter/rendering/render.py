@@ -1,0 +1,472 @@
+"""An issue becomes an edition, once per language: what templates see, what comes out, and what is wrong with it.
+
+`load_templates` reads a workspace's templates, theme and labels once; `render_issue` and `render_notice` are pure after that:
+the same files give the same bytes, whatever the clock, the locale or the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from jinja2 import StrictUndefined, TemplateNotFound
+from jinja2.loaders import FunctionLoader, split_template_path
+from jinja2.sandbox import SandboxedEnvironment
+from markupsafe import Markup
+
+from newsletter.config import Config
+from newsletter.content.issue import Block, Issue, Story
+from newsletter.content.markdown import to_html, to_text
+from newsletter.errors import Finding, InputError, IssueError, TemplateError, Where
+from newsletter.links import archive_url
+from newsletter.rendering.edition import Edition, Image, Mailbox
+from newsletter.rendering.images import load_image
+from newsletter.rendering.inline import inline_css
+from newsletter.rendering.look import Labels, Theme, direction, labels_for, load_labels, load_theme
+from newsletter.rendering.marks import LineMarks, Origins, at, explain, strip
+from newsletter.rendering.mjml import compile_mjml
+from newsletter.rendering.mjml_lint import lint
+from newsletter.rendering.plaintext import underline, wrap
+from newsletter.shape import Text
+
+LEAD_WIDTH = 536  # pixels: the card's 600 less its padding
+LOGO_HEIGHT = 56
+CONTENTS_FROM = 3  # an issue with fewer stories needs no list of them
+
+Notice = Literal["confirm", "welcome"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Templates:
+    """A workspace's templates, theme and labels, ready to render with."""
+
+    config: Config
+    environment: SandboxedEnvironment = field(repr=False)
+    theme: Theme
+    labels: dict[str, Labels]
+    logo: Image | None
+
+
+# --- what templates see -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureView:
+    url: str
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoryView:
+    """A story in one language. `language` is set, with its name, only where the texts are in another one."""
+
+    anchor: str  # "s1", counted through the whole issue in the order shown
+    number: int
+    title: str
+    url: str | None
+    day: str
+    section: str
+    source: str
+    image: PictureView | None
+    html: Markup
+    text: str
+    language: str
+    direction: str
+    language_note: str
+    where: Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupView:
+    """Stories under one heading. `by` says what the heading is: "date", "section", or "" when there is none."""
+
+    heading: str
+    by: str
+    stories: tuple[StoryView, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockView:
+    name: str
+    title: str
+    html: Markup
+    text: str
+    button: str
+    url: str | None
+    note: str
+    language: str
+    direction: str
+    where: Where
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load_templates(config: Config) -> Templates:
+    """The workspace's templates; a file that it lacks is taken from the sample. TemplateError with every problem."""
+    findings: list[Finding] = []
+    theme: Theme | None = None
+    labels: dict[str, Labels] = {}
+    try:
+        theme = load_theme(_find(config, "theme.yaml"), config)
+    except TemplateError as error:
+        findings += error.findings
+    try:
+        labels = load_labels(_find(config, "labels.yaml"), config)
+    except TemplateError as error:
+        findings += error.findings
+    logo = None
+    if theme and theme.logo:
+        try:
+            logo = load_image(theme.logo, config, theme.where)
+        except IssueError as error:
+            findings += error.findings
+    if findings or theme is None:
+        raise TemplateError(findings)
+
+    def source(name: str) -> tuple[str, str, None]:
+        path = _find(config, "/".join(split_template_path(name)))
+        if not path.is_file():
+            raise TemplateNotFound(name)
+        return path.read_text("utf-8"), config.shown(path), None
+
+    environment = SandboxedEnvironment(
+        loader=FunctionLoader(source),
+        autoescape=lambda name: name is None or ".mjml" in name,
+        undefined=StrictUndefined,
+        extensions=[LineMarks],
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+    )
+    environment.globals["at"] = at
+    environment.filters["wrap"] = wrap
+    environment.filters["underline"] = underline
+    return Templates(config=config, environment=environment, theme=theme, labels=labels, logo=logo)
+
+
+def sample_root() -> Path:
+    """The sample workspace: inside an installed package, or around it in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "sample" if (package / "sample").is_dir() else package.parent
+
+
+def _find(config: Config, name: str) -> Path:
+    own = config.templates / name
+    return own if own.exists() else sample_root() / "templates" / name
+
+
+# --- rendering --------------------------------------------------------------------------------------------------------
+
+
+def render_issue(issue: Issue, language: str, templates: Templates) -> tuple[Edition, list[Finding]]:
+    """The issue's edition in one language, and what is worth a look (translations that are missing, lint warnings).
+
+    Raises IssueError or TemplateError, with everything found by then, where there can be no edition.
+    """
+    config = templates.config
+    words, findings = labels_for(language, templates.labels, config, _find(config, "labels.yaml"))
+    desk = _Desk(language=language, templates=templates, words=words, findings=findings)
+    groups = _grouped(issue, desk)
+    stories = [view for group in groups for view in group.stories]
+    blocks = [(block.style, view) for block in issue.blocks if (view := desk.block(block))]
+    subject = desk.text(issue.subject, issue.at("subject"), "subject") if issue.subject else ""
+    subject = subject or (stories[0].title if stories else "")
+    if not subject and not desk.failed:
+        help = "translate a story, or see missing_translation" if issue.stories else "write a story"
+        desk.report("edition.empty", "error", issue.where, f"there is nothing to send in {language}", help)
+    if desk.failed:
+        raise IssueError(desk.findings)
+    preheader = desk.text(issue.preheader, issue.at("preheader"), "preheader") if issue.preheader else ""
+    intro = desk.markdown(issue.intro, issue.at("intro"), "intro")
+    page = archive_url(config.base_url, language=language, issue=issue.name)
+    context = {
+        "issue": {
+            "name": issue.name,
+            "number": words["number"].format(number=issue.number) if issue.number is not None else "",
+            "date": words.date(issue.date),
+            "subject": subject,
+            "preheader": preheader or _preheader(subject, stories),
+            "intro_html": intro[0],
+            "intro_text": intro[1],
+            "groups": groups,
+            "contents": stories if len(stories) >= CONTENTS_FROM else [],
+            "page_url": page,
+            "background": [view for style, view in blocks if style == "background"],
+            "panels": [view for style, view in blocks if style == "panel"],
+            "calls": [view for style, view in blocks if style == "call"],
+            "where": issue.where,
+        },
+    }
+    return desk.edition("digest", subject, context, key=issue.name), desk.findings
+
+
+def render_notice(notice: Notice, language: str, templates: Templates) -> tuple[Edition, list[Finding]]:
+    """The mail that asks for confirmation, or welcomes, in one language. Raises TemplateError."""
+    config = templates.config
+    words, findings = labels_for(language, templates.labels, config, _find(config, "labels.yaml"))
+    desk = _Desk(language=language, templates=templates, words=words, findings=findings)
+    title = desk.quiet(config.title)
+    texts = {key: words[f"{notice}_{key}"].format(title=title) for key in ("subject", "heading", "text", "button")}
+    if notice == "confirm":
+        texts["note"] = words["confirm_note"].format(title=title)
+    return desk.edition(notice, texts["subject"], {"notice": texts}, key=notice), desk.findings
+
+
+def _preheader(subject: str, stories: Sequence[StoryView]) -> str:
+    """What inboxes show beside the subject when an editor wrote nothing for it: the other headlines."""
+    titles = " · ".join(view.title for view in stories if view.title != subject)
+    return titles if len(titles) <= 140 else titles[:139].rsplit(" ", 1)[0] + "…"
+
+
+def _groups(issue: Issue, config: Config) -> list[tuple[date | str | None, list[Story]]]:
+    """Stories by date, the newest first, or by section in the order of newsletter.yaml, those without one last."""
+    by = config.group_by
+    stories = issue.stories
+    if by == "auto":
+        days = len({story.date for story in stories})
+        sections = any(story.section for story in stories)
+        by = "date" if not sections or len(stories) >= 2 * days else "section"
+    if by == "date":
+        dates = sorted({story.date for story in stories}, reverse=True)
+        return [(day, [story for story in stories if story.date == day]) for day in dates]
+    order = dict.fromkeys([*config.sections, *(story.section for story in stories if story.section), None])
+    groups = [(name, [story for story in stories if story.section == name]) for name in order]
+    return [(name, inside) for name, inside in groups if inside]
+
+
+def _grouped(issue: Issue, desk: _Desk) -> tuple[GroupView, ...]:
+    groups: list[GroupView] = []
+    shown = 0
+    for key, stories in _groups(issue, desk.config):
+        views = []
+        for story in stories:
+            view = desk.story(story, number=shown + 1)
+            if view:
+                shown += 1
+                views.append(view)
+        if isinstance(key, date):
+            heading, by = desk.words.date(key, "date_short"), "date"
+        elif key:
+            heading, by = desk.section(key), "section"
+        else:
+            heading, by = (desk.words["more"], "section") if groups else ("", "")
+        if views:
+            groups.append(GroupView(heading=heading, by=by, stories=tuple(views)))
+    return tuple(groups)
+
+
+@dataclass(kw_only=True)
+class _Desk:
+    """One edition in the making: its language, its words, and everything found so far."""
+
+    language: str
+    templates: Templates
+    words: Labels
+    findings: list[Finding]
+    images: dict[str, Image] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        return self.templates.config
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def report(self, code: str, severity: Any, where: Where | None, message: str, help: str) -> None:
+        self.findings.append(Finding(code=code, severity=severity, where=where, message=message, help=help))
+
+    # texts, in the edition's language or as the policy for missing ones has it
+
+    def quiet(self, text: Text) -> str:
+        """A name: in the edition's language, or else as it is; a name need not be translated."""
+        return next((text[each] for each in (self.language, *self.config.languages) if text.get(each)), "")
+
+    def stands_in(self, texts: Iterable[tuple[str, Text]], where: Where, at: str) -> str | None:
+        """The language that a piece of content is shown in; None to leave it out. A missing translation is reported."""
+        given = {name: text for name, text in texts if text}
+        missing = [name for name, text in given.items() if not text.get(self.language)]
+        if not missing:
+            return self.language
+        others = [each for each in self.config.languages if any(text.get(each) for text in given.values())]
+        policy = self.config.missing_translation
+        message = f"{at}not translated into {self.language}: {', '.join(missing)}"
+        if policy == "error":
+            self.report(
+                "translation.missing", "error", where, message, f"add {self.language}: (missing_translation: error)"
+            )
+            return None
+        if policy == "omit":
+            help = f"it is left out of the {self.language} edition (missing_translation: omit)"
+            self.report("translation.omitted", "note", where, message, help)
+            return None
+        help = f"{others[0]} stands in (missing_translation: fallback)"
+        self.report("translation.missing", "warning", where, message, help)
+        return next(each for each in others if each != self.language or len(others) == 1)
+
+    def text(self, text: Text, where: Where, name: str) -> str:
+        language = self.stands_in([(name, text)], where, "")
+        return text.get(language, "") if language else ""
+
+    def markdown(self, text: Text, where: Where, name: str) -> tuple[Markup, str]:
+        language = self.stands_in([(name, text)], where, "") if text else None
+        source = text.get(language, "") if language else ""
+        return Markup(to_html(source, language or self.language)), to_text(source, language or self.language)
+
+    def section(self, name: str) -> str:
+        label = self.config.sections.get(name)
+        return self.quiet(label) if label else name.replace("-", " ").replace("_", " ").capitalize()
+
+    def story(self, story: Story, *, number: int) -> StoryView | None:
+        language = self.stands_in([("title", story.title), ("summary", story.summary)], story.where, "story ")
+        if language is None:
+            return None
+        title = story.title.get(language) or self.quiet(story.title)
+        summary = story.summary.get(language, "")
+        image = None
+        if story.image:
+            picture = self.picture(story.image.src, story.image.where)
+            if picture:
+                alt = self.quiet(story.image.alt)
+                if story.image.alt and not story.image.alt.get(self.language):
+                    self.text(story.image.alt, story.image.where, "alt")
+                width = min(LEAD_WIDTH, picture.width)
+                height = round(picture.height * width / picture.width)
+                image = PictureView(url=self.image_url(picture), alt=alt, width=width, height=height)
+        other = language != self.language
+        return StoryView(
+            anchor=f"s{number}",
+            number=number,
+            title=title,
+            url=story.url,
+            day=self.words.date(story.date, "date_short"),
+            section=self.section(story.section) if story.section else "",
+            source=self.quiet(story.source),
+            image=image,
+            html=Markup(to_html(summary, language)),
+            text=to_text(summary, language),
+            language=language if other else "",
+            direction=direction(language) if other and direction(language) != direction(self.language) else "",
+            language_note=self.words["in_language"].format(language=self.language_name(language)) if other else "",
+            where=story.where,
+        )
+
+    def block(self, block: Block) -> BlockView | None:
+        texts = [("title", block.title), ("text", block.text), ("button", block.button), ("note", block.note)]
+        language = self.stands_in(texts, block.where, f"block {block.name} ")
+        if language is None:
+            return None
+        other = language != self.language
+        return BlockView(
+            name=block.name,
+            title=block.title.get(language) or self.quiet(block.title),
+            html=Markup(to_html(block.text.get(language, ""), language)),
+            text=to_text(block.text.get(language, ""), language),
+            button=block.button.get(language) or self.quiet(block.button),
+            url=block.url,
+            note=block.note.get(language) or self.quiet(block.note),
+            language=language if other else "",
+            direction=direction(language) if other and direction(language) != direction(self.language) else "",
+            where=block.where,
+        )
+
+    def language_name(self, language: str) -> str:
+        known = self.templates.labels.get(language)
+        return str(known.words["name"]) if known else language
+
+    def picture(self, src: str, where: Where) -> Image | None:
+        try:
+            image = load_image(src, self.config, where)
+        except IssueError as error:
+            self.findings += error.findings
+            return None
+        self.images[image.name] = image
+        return image
+
+    def image_url(self, image: Image) -> str:
+        if self.config.images == "embed":
+            return f"cid:{image.name}@newsletter"
+        return f"{self.config.base_url}/images/{image.name}"
+
+    # templates
+
+    def edition(self, name: str, subject: str, context: dict[str, Any], *, key: str) -> Edition:
+        config, theme = self.config, self.templates.theme
+        rtl = direction(self.language) == "rtl"
+        logo = None
+        if self.templates.logo:
+            image = self.templates.logo
+            self.images[image.name] = image
+            width = round(image.width * LOGO_HEIGHT / image.height)
+            logo = PictureView(url=self.image_url(image), alt="", width=width, height=LOGO_HEIGHT)
+        context = {
+            **context,
+            "newsletter": {
+                "title": self.quiet(config.title),
+                "tagline": self.quiet(config.tagline),
+                "postal_address": self.quiet(config.postal_address),
+                "url": config.base_url,
+                "logo": logo,
+            },
+            "theme": theme,
+            "labels": self.words,
+            "language": self.language,
+            "direction": "rtl" if rtl else "ltr",
+            "start": "right" if rtl else "left",
+            "end": "left" if rtl else "right",
+            "why": self.words["why"].format(title=self.quiet(config.title)),
+        }
+        mjml, origins = self.rendered(f"{name}.mjml.j2", context)
+        found = lint(mjml, origins)
+        self.findings += found
+        if self.failed:
+            raise TemplateError(self.findings)
+        css, _ = self.rendered("content.css.j2", context)
+        text, _ = self.rendered(f"{name}.txt.j2", context)
+        html = inline_css(compile_mjml(mjml, origins=origins), css)
+        bulk = name == "digest"
+        title = self.quiet(config.title)
+        host = urlsplit(config.base_url).hostname or "localhost"
+        return Edition(
+            key=key,
+            language=self.language,
+            direction="rtl" if rtl else "ltr",
+            kind="bulk" if bulk else "transactional",
+            subject=subject,
+            sender=Mailbox(address=config.sender.address, name=self.quiet(config.sender.name)),
+            reply_to=Mailbox(address=config.sender.reply_to) if config.sender.reply_to else None,
+            list_id=(title, f"{config.list}.{host}") if bulk else None,
+            feedback_id=f"{key}:{self.language}:{config.list}:{_sender_id(host)}" if bulk else "",
+            unsubscribe_mailbox=(config.sender.unsubscribe or "") if bulk else "",
+            html=html,
+            text=_tidy(text),
+            images=tuple(image for _, image in sorted(self.images.items()) if image.name in html),
+            embed=config.images == "embed",
+        )
+
+    def rendered(self, name: str, context: dict[str, Any]) -> tuple[str, Origins]:
+        try:
+            return strip(self.templates.environment.get_template(name).render(context))
+        except InputError:
+            raise
+        except Exception as error:  # a template may fail in any way; each is named with its file and line
+            raise explain(error, self.templates.environment) from error
+
+
+def _sender_id(host: str) -> str:
+    """The last field of Feedback-ID: 5 to 15 characters that stay the same for a sender (support.google.com/mail/answer/6254652)."""
+    return re.sub(r"[^a-z0-9]", "", host.lower())[-15:].rjust(5, "0")
+
+
+def _tidy(text: str) -> str:
+    """One empty line at most between two paragraphs, none at the ends, one line end at the last."""
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip() + "\n"
