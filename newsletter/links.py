@@ -77,7 +77,7 @@ class Keyring:
 
 
 SAMPLE = Keyring(current=_PUBLIC_ID, keys={_PUBLIC_ID: _PUBLIC_SECRET})
-"""The key of samples and demos, known to everyone. No real keyring reads its tokens; the web refuses to serve with it."""
+"""The key of samples and demos, known to all. No real keyring reads its tokens; the web refuses to serve with it."""
 
 
 def urls(base_url: str, keyring: Keyring, *, delivery: int, language: str, issue: str) -> dict[str, str]:

@@ -14,7 +14,8 @@ from datetime import date
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from newsletter.errors import Finding, Severity, Where
+from newsletter.errors import AddressError, Finding, Severity, Where
+from newsletter.headers import addr_spec
 from newsletter.source import Entry, List, Map, Node, Scalar
 
 Kind = Literal[
@@ -251,7 +252,6 @@ def _clean(text: str, where: Where, reading: Reading, at: str, known: Field) -> 
 WORD = re.compile(r"[\w][\w-]{0,63}")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _HOST = re.compile(r"[^\s/?#@:\\\[\]]+|\[[0-9a-fA-F:.]+\]")
-_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\\]+@[^\s@<>,;:\"()\[\]\\]+")
 
 
 def _date(text: str, _: Field) -> date | None:
@@ -278,6 +278,13 @@ def _url(text: str, _: Field) -> str | None:
     return text if good and port_ok else None
 
 
+def _address(text: str, _: Field) -> str | None:
+    try:
+        return text if addr_spec(text) else None
+    except AddressError:
+        return None
+
+
 _CONVERT: Mapping[str, Any] = {
     "string": lambda text, _: text or None,
     "date": _date,
@@ -289,7 +296,7 @@ _CONVERT: Mapping[str, Any] = {
     "language": lambda text, _: text if LANGUAGE.fullmatch(text) else None,
     "url": _url,
     "colour": lambda text, _: text.lower() if re.fullmatch(r"#[0-9a-fA-F]{6}", text) else None,
-    "address": lambda text, _: text if _ADDRESS.fullmatch(text) and len(text) <= 254 else None,
+    "address": _address,
 }
 
 _KIND_WORDS: Mapping[str, str] = {

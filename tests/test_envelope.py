@@ -1,4 +1,4 @@
-"""What a sealed message must satisfy; M and L are the rows of the standards that a test holds, RFCs are named where they rule.
+"""What a sealed message must satisfy. A test that holds a row of the standards (M1 … L8) has it in its name.
 
 "Comes back exactly": the standard library parses the bytes and gives the text that went in, with its slots filled, when
 `\\r\\n`, `\\r` and `\\n` count as one and the same line end.
@@ -27,8 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from newsletter.envelope import Envelope, Recipient, addr_spec, edition_findings
+from newsletter.envelope import Envelope, Recipient, edition_findings
 from newsletter.errors import AddressError, HeaderError, InputError
+from newsletter.headers import addr_spec
 from newsletter.rendering.edition import SLOT, SLOTS, TEXT_SLOTS, Edition, Image, Mailbox
 
 NOON = datetime(2017, 11, 19, 12, tzinfo=UTC)
@@ -62,7 +63,7 @@ CONFIRMATION = replace(
     ISSUE, key="confirm", kind="transactional", html='<a href="@@CONFIRM_URL@@">sí</a>', text="@@CONFIRM_URL@@"
 )
 
-# Python before 3.13.2 keeps the space between two encoded-words of a display name (cpython gh-128110); RFC 2047 §6.2 drops it.
+# Python before 3.13.2 keeps the space between two encoded-words of a name (cpython gh-128110); RFC 2047 §6.2 drops it.
 KEEPS_SPACE_IN_NAMES = (
     cast("Any", message_from_bytes(b"To: =?utf-8?q?a?=\n =?utf-8?q?b?= <a@b.c>\n\n", policy=policy.default))["To"]
     .addresses[0]
@@ -88,8 +89,6 @@ awkward = st.sampled_from(
         "&#64;",
         "&amp;",
         "<b>",
-    ]
-    + [
         '"',
         "'",
         "\\",
@@ -106,13 +105,23 @@ awkward = st.sampled_from(
         "ñ",
         "Ж",
         "語",
-        "👩‍👩‍👧",
+        "👩\u200d👩\u200d👧",
         "\u202e",
         "\x85",
         "\u2028",
         "\xa0",
+        "x" * 73,
+        "x" * 74,
+        "x" * 75,
+        "x" * 76,
+        "x" * 1200,
+        "語" * 40,
+        "é " * 40,
+        "word " * 30,
+        "--",
+        "--=_a",
+        "\ufeff",
     ]
-    + ["x" * 73, "x" * 74, "x" * 75, "x" * 76, "x" * 1200, "語" * 40, "é " * 40, "word " * 30, "--", "--=_a", "\ufeff"]
 )
 values = st.lists(st.one_of(signs, awkward), max_size=8).map("".join)
 headers = values.filter(lambda text: not re.search(r"@@[ \t]*\w[\w-]*[ \t]*@@", text))
@@ -331,7 +340,7 @@ def test_a_link_with_an_ampersand_works_in_both_parts() -> None:
     ],
 )
 def test_what_is_no_slot_but_looks_like_one_is_refused_with_its_line(body: str) -> None:
-    with pytest.raises(InputError, match="line 3: .* is not a slot") as raised:
+    with pytest.raises(InputError, match=r"line 3: .* is not a slot") as raised:
         Envelope(replace(ISSUE, text=f"a\n\n{body}"))
     assert [finding.code for finding in raised.value.findings] == ["envelope.unknown-slot"]
 
@@ -410,8 +419,6 @@ def test_a_text_slot_may_be_empty_but_a_link_may_not() -> None:
         'https://a/"x',
         "https://a/'x",
         "https://a/<x>",
-    ]
-    + [
         "https://a/é",
         "https://a/\r\nBcc: x@y.z",
         "https://a/\n",
@@ -448,10 +455,9 @@ def test_m2_from_and_reply_to_are_those_of_the_edition() -> None:
     assert "Reply-To" not in parse(seal(replace(ISSUE, reply_to=None)))
 
 
-@given(st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)), st.integers(-14, 14))
+@given(st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1)), st.integers(-14, 14))  # noqa: DTZ001
 def test_m2_the_date_is_the_one_given_in_utc(naive: datetime, hours: int) -> None:
     date = naive.replace(tzinfo=timezone(timedelta(hours=hours)))
-    assume(date > datetime(1970, 1, 1, tzinfo=UTC))
     written = raw_header(Envelope(ISSUE).seal(READER, date=date), "Date")
     assert written.endswith(" +0000")
     assert parsedate_to_datetime(written) == date.replace(microsecond=0)
@@ -464,7 +470,7 @@ def test_the_first_second_of_1970_is_a_date_too() -> None:
 
 def test_a_date_without_a_zone_is_refused() -> None:
     with pytest.raises(HeaderError, match="time zone"):
-        Envelope(ISSUE).seal(READER, date=datetime(2017, 11, 19))
+        Envelope(ISSUE).seal(READER, date=NOON.replace(tzinfo=None))
 
 
 def test_m3_the_message_id_is_the_delivery_and_the_same_on_each_retry() -> None:
@@ -496,7 +502,7 @@ def test_a_delivery_key_of_other_characters_is_refused(key: str) -> None:
         seal(recipient=replace(READER, key=key))
 
 
-@pytest.mark.parametrize("key", ["", "a b", "a..b", ".a", "a.", "é", "a\r\nb", "a@b", "x" * 99])
+@pytest.mark.parametrize("key", ["", "a b", "a..b", ".a", "a.", "é", "a\r\nb", "a@b", "x" * 101])
 def test_an_edition_key_that_is_no_dot_atom_is_refused(key: str) -> None:
     with pytest.raises(HeaderError, match="edition key"):
         Envelope(replace(ISSUE, key=key))
@@ -810,18 +816,54 @@ def test_m8_a_sender_beyond_ascii_makes_every_message_need_smtputf8() -> None:
 
 
 BAD_ADDRESSES = [
-    "", "secretname", "@", "secretname@", "@secret.example", "secretname@example.org, other@example.org", "Ana <secretname@example.org>",
-    "<secretname@example.org>", "secretname@example.org (home)", "secret name@example.org", " secretname@example.org",
-    "secretname@example.org ", "secretname@@example.org", "secretname@other@example.org", ".secretname@example.org",
-    "secretname.@example.org", "secret..name@example.org", '"secret name"@example.org', "secretname@[192.0.2.1]", "secretname@192.0.2.1",
-    "secretname@example..org", "secretname@.example.org", "secretname@example.org.", "secretname@-a.example", "secretname@a-.example",
-    "secretname@a_b.example", "secretname@xn--a.example", "secretname@☃.example", "secretname@exam ple.org", "secretname@" + "a" * 64 + ".org",
-    "secretname@" + "a." * 130 + "org", "s" * 65 + "@example.org", "é" * 33 + "@example.org", "x" * 64 + "@" + "a" * 60 + ("." + "b" * 60) * 3,
-    "secretname\r\nBcc: x@example.org", "secretname@example.org\r\nBcc: x", "secretname@example.org\n", "secret\x00name@example.org",
-    "secretname\x7f@example.org", "secret\u2028name@example.org", "secret\u200bname@example.org", "secret\xa0name@example.org",
-    "secret\ud800name@example.org", "secretname@exa\ud800mple.org", "secret:name@example.org", "secret;name@example.org",
+    "",
+    "secretname",
+    "@",
+    "secretname@",
+    "@secret.example",
+    "secretname@example.org, other@example.org",
+    "Ana <secretname@example.org>",
+    "<secretname@example.org>",
+    "secretname@example.org (home)",
+    "secret name@example.org",
+    " secretname@example.org",
+    "secretname@example.org ",
+    "secretname@@example.org",
+    "secretname@other@example.org",
+    ".secretname@example.org",
+    "secretname.@example.org",
+    "secret..name@example.org",
+    '"secret name"@example.org',
+    "secretname@[192.0.2.1]",
+    "secretname@192.0.2.1",
+    "secretname@example..org",
+    "secretname@.example.org",
+    "secretname@example.org.",
+    "secretname@-a.example",
+    "secretname@a-.example",
+    "secretname@a_b.example",
+    "secretname@xn--a.example",
+    "secretname@☃.example",
+    "secretname@exam ple.org",
+    "secretname@" + "a" * 64 + ".org",
+    "secretname@" + "a." * 130 + "org",
+    "s" * 65 + "@example.org",
+    "é" * 33 + "@example.org",
+    "x" * 64 + "@" + "a" * 60 + ("." + "b" * 60) * 3,
+    "secretname\r\nBcc: x@example.org",
+    "secretname@example.org\r\nBcc: x",
+    "secretname@example.org\n",
+    "secret\x00name@example.org",
+    "secretname\x7f@example.org",
+    "secret\u2028name@example.org",
+    "secret\u200bname@example.org",
+    "secret\xa0name@example.org",
+    "secret\ud800name@example.org",
+    "secretname@exa\ud800mple.org",
+    "secret:name@example.org",
+    "secret;name@example.org",
     "secret\\name@example.org",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("address", BAD_ADDRESSES)
@@ -850,7 +892,7 @@ def test_a_sender_that_is_no_address_says_which_mailbox() -> None:
     for change in ("sender", "reply_to"):
         with pytest.raises(AddressError, match=f"^{change.replace('_', '-')}: "):
             Envelope(replace(ISSUE, **cast("Any", {change: Mailbox(address="a b@example.org")})))
-    with pytest.raises(AddressError, match="^unsubscribe mailbox: "):
+    with pytest.raises(AddressError, match=r"^unsubscribe mailbox: "):
         Envelope(replace(ISSUE, unsubscribe_mailbox="a@b@example.org"))
 
 
@@ -885,8 +927,18 @@ def edition_with(place: str, text: str) -> Edition:
 
 @pytest.mark.parametrize(
     "place",
-    ["subject", "sender name", "sender address", "reply-to name", "reply-to address", "list name", "list identifier"]
-    + ["feedback id", "unsubscribe mailbox", "key"],
+    [
+        "subject",
+        "sender name",
+        "sender address",
+        "reply-to name",
+        "reply-to address",
+        "list name",
+        "list identifier",
+        "feedback id",
+        "unsubscribe mailbox",
+        "key",
+    ],
 )
 def test_m9_no_field_of_an_edition_lets_a_header_in(place: str) -> None:
     Envelope(edition_with(place, ""))  # without the injection each is fine

@@ -8,7 +8,7 @@ less indentation) tell which other lines are titles too. A line that merely ment
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -39,8 +39,10 @@ def read_listing(text: str, name: str) -> Clippings:
     if not any(heading.day for heading in headings):
         help = "each story needs a line with its date (19 November 2017) under or above its title; or add it by hand"
         raise refuse("no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help)
-    stories = [_clipping(lines, heading, name) for heading in _spread(headings, lines)]
-    above = [line for line in lines[: headings[0].top] if line.words]
+    tops = [*(heading.top for heading in headings), len(lines)]
+    entries = _spread(headings, lines)
+    stories = [_clipping(lines[: min(top for top in tops if top > each.top)], each, name) for each in entries]
+    above = [line for line in lines[: entries[0].top] if line.words]
     if above:
         problem = "stands above the first story"
         where = Where(path=name, line=above[0].number)
@@ -108,16 +110,16 @@ def _read_line(line: str, number: int) -> _Line:
         mark, words = "_", match[3].strip()
     elif not day and (match := _BULLET.match(line)):
         mark, words = match[2] or match[3] or "1", line[match.end() :].strip()
-    return _Line(number=number, indent=indent, mark=mark, words=words, day=day or parse_date(words))
+    return _Line(number=number, indent=indent, mark=mark, words=words, day=day or parse_date(words.strip("*_ ")))
 
 
 def _underlines(rule: str, lines: Sequence[_Line]) -> bool:
     """Whether a row of signs is the underline of the line above it, not a rule under a paragraph."""
     above = lines[-1] if lines else None
-    if above is None or not above.words or above.heading or rule[0] not in "=-~_":
+    if above is None or not above.words or above.heading or above.words.endswith(".") or rule[0] not in "=-~_":
         return False
     alone = len(lines) < 2 or not lines[-2].words
-    return abs(len(rule) - len(above.words)) <= 3 or (alone and len(above.words) <= 80 and not above.words.endswith("."))
+    return abs(len(rule) - len(above.words)) <= 3 or (alone and len(above.words) <= 80)
 
 
 # --- headings ---
@@ -146,8 +148,9 @@ def _headings(lines: Sequence[_Line]) -> list[_Heading]:
         free = all(heading.top >= other.body or heading.body <= other.top for other in first)
         if free and line.mark in marks and line.indent <= marks[line.mark] and not _in_list(lines, heading.title[0]):
             first.append(heading)
-    first.sort(key=lambda heading: heading.top)
-    return sorted([*first, *_undated(lines, first)], key=lambda heading: heading.top)
+    if len(first) == 1:
+        marks |= _inner_marks(lines, first[0])
+    return sorted([*first, *_undated(lines, first, marks)], key=lambda heading: heading.top)
 
 
 def _neighbour(lines: Sequence[_Line], at: int, step: int) -> int:
@@ -166,7 +169,8 @@ def _likeness(lines: Sequence[_Line], at: int) -> int:
         return 0
     line = lines[at]
     short = len(line.words) <= 140 and not re.search(r"[.,;:]$", line.words) and not _meta(line.words)
-    tail = at > 0 and lines[at - 1].words and not line.mark and not lines[at - 1].day  # not the first line of its paragraph
+    inside = at > 0 and lines[at - 1].words and not lines[at - 1].day and not _wraps(lines, at - 1)
+    tail = inside and not line.mark  # the last line of a paragraph, rather
     return (2 if line.mark else 0) + (2 if line.heading else 0) + (1 if short else 0) - (1 if tail else 0)
 
 
@@ -177,7 +181,8 @@ def _dates_alone(lines: Sequence[_Line]) -> list[_Heading]:
     below = above = 0  # votes for titles below, above their dates
     for at in days:
         before, after = _neighbour(lines, at, -1), _neighbour(lines, at, 1)
-        above += 2 * _likeness(lines, before) + (at - before == 1)
+        outdented = before >= 0 and lines[before].indent < lines[at].indent
+        above += 2 * _likeness(lines, before) + (at - before == 1) + (3 if outdented else 0)
         below += 2 * _likeness(lines, after) + (after - at == 1) + (6 if lines[at].mark else 0)
     if days and days[0] == words[0]:
         below += 3
@@ -229,7 +234,8 @@ def _dates_beside(lines: Sequence[_Line]) -> list[_Heading]:
     found = []
     for at, line in enumerate(lines):
         date_in = find_date(line.words) if line.words and not line.day and len(line.words) <= _TITLE + 40 else None
-        if not date_in or not (line.mark or _begins(lines, at)):
+        follows = bool(found) and found[-1].body == at  # one such line under the other
+        if not date_in or not (line.mark or follows or _begins(lines, at)):
             continue
         day, start, end = date_in
         before, after = line.words[:start], line.words[end:]
@@ -286,11 +292,13 @@ def _in_list(lines: Sequence[_Line], at: int) -> bool:
         return False
     for step in (-1, 1):
         number = at + step
-        while 0 <= number < len(lines) and lines[number].words and not lines[number].mark and not lines[number].day:
+        while 0 <= number < len(lines) and lines[number].words and not lines[number].day:
+            if lines[number].mark and lines[number].indent <= line.indent:
+                break
             number += step
-        if 0 <= number < len(lines) and lines[number].bullet and lines[number].indent >= line.indent:
-            between = lines[min(number, at) + 1 : max(number, at)]
-            if not any(each.day for each in between) and not (step == 1 and _opens(lines, at, number)):
+        if 0 <= number < len(lines) and lines[number].bullet and lines[number].indent == line.indent:
+            first, second = sorted((at, number))
+            if not any(each.day for each in lines[first:second]) and not _opens(lines, first, second):
                 return True
     return False
 
@@ -298,22 +306,34 @@ def _in_list(lines: Sequence[_Line], at: int) -> bool:
 def _opens(lines: Sequence[_Line], at: int, following: int) -> bool:
     """Whether a marked line has a body of its own under it, with no blank line before the next mark: a compact listing."""
     body = lines[at + 1 : following]
-    return bool(body) and len(lines[at].words) <= 100 and not lines[at].words.endswith(".") and body[0].words[:1].isupper()
+    return bool(body) and not body[0].mark and len(lines[at].words) <= 100 and not lines[at].words.endswith(".") and body[0].words[:1].isupper()
 
 
-def _undated(lines: Sequence[_Line], dated: Sequence[_Heading]) -> Iterator[_Heading]:
+def _inner_marks(lines: Sequence[_Line], head: _Heading) -> dict[str, int]:
+    """The mark of the titles under the only date there is, which is then the date of a whole newsletter."""
+    own = lines[head.title[0]].mark
+    found: dict[str, list[int]] = {}
+    for at in range(head.body, len(lines)):
+        line = lines[at]
+        following = _neighbour(lines, at, 1)
+        told = following > 0 and not lines[following].mark and not lines[at - 1].words  # with a text of its own
+        if line.mark and line.mark != own and _likeness(lines, at) >= 3 and (line.heading or told):
+            found.setdefault(line.mark, []).append(line.indent)
+    marks = {mark: max(indents) for mark, indents in found.items() if len(indents) > 1}
+    first = min(marks, key=len, default="")
+    return {first: marks[first]} if marks else {}
+
+
+def _undated(lines: Sequence[_Line], dated: Sequence[_Heading], marks: dict[str, int]) -> Iterator[_Heading]:
     """Lines that are titles by the marks of the dated ones, or, under the last story, by their looks."""
     if not dated:
         return
-    marks = _marks(lines, dated)
     taken = {number for heading in dated for number in range(heading.top, heading.body)} | {heading.omit for heading in dated}
     ruled = sum(heading.top > 0 and _under_rule(lines, heading.top) for heading in dated) * 2 >= len(dated)
     last = max(dated, key=lambda heading: heading.top)
     compact = any(line.words and not line.mark for heading in dated for line in lines[heading.body : heading.body + 1])
-    bare = True  # nothing but items has stood under the heading before
     for at, line in enumerate(lines):
         if not line.words or at in taken:
-            bare = bare and at not in taken
             continue
         ours = line.mark in marks and line.indent <= marks[line.mark]
         if ours and not line.heading:
@@ -402,4 +422,84 @@ def _meta(words: str) -> bool:
 
 
 def _clipping(lines: Sequence[_Line], heading: _Heading, name: str) -> Clipping:
-    raise NotImplementedError
+    """The entry under a heading; `lines` end where the next entry begins."""
+    markdown = any(line.mark.startswith("#") for line in lines)
+    words = heading.words or " ".join(line.words for line in lines[slice(*heading.title)])
+    linked = _MARKDOWN_LINK.search(words)
+    url = clean_url(linked[2]) if linked else None
+    title = clean_line(re.sub(r"\*\*|__", "", _MARKDOWN_LINK.sub(r"\1", words)) if markdown or linked else words)
+    source = ""
+    body: list[_Line] = []
+    for number, line in enumerate(lines[heading.body :], heading.body):
+        link, credit = _LINK.fullmatch(line.words), _SOURCE.fullmatch(line.words)
+        linked = _MARKDOWN_LINK.fullmatch(line.words)
+        if number == heading.omit or line.rule:
+            continue
+        if url is None and (link or linked):
+            url = clean_url((link or linked)[1 if link else 2])
+            if url:
+                continue
+        if credit and not source and not line.mark:
+            source = clean_line(credit[1])
+            continue
+        body.append(line)
+    where = Where(path=name, line=lines[heading.title[0]].number)
+    summary = _markdown(body, keep_markdown if markdown else paragraph)
+    return Clipping(title=title, date=heading.day, summary=summary, url=url, source=source, where=where)
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """A paragraph (`depth` 0) or an item of a list under construction."""
+
+    lines: list[str]
+    depth: int = 0
+    marker: str = ""
+    prefix: str = ""
+
+
+def _markdown(lines: Sequence[_Line], write: Callable[[Iterable[str]], str]) -> str:
+    """The lines of a body as Markdown: wrapped lines joined, bullets and numbers as lists, nested as they are indented."""
+    parts: list[_Part] = []
+    open_items: list[tuple[int, str]] = []  # the indentation of each open item's bullet, and its marker
+    joined = False
+    for line in lines:
+        if not line.words:
+            joined = False
+        elif line.bullet:
+            while open_items and open_items[-1][0] >= line.indent:
+                open_items.pop()
+            prefix = "".join(" " * len(marker) for _, marker in open_items)
+            count = sum(1 for part in _level(parts, len(open_items) + 1))
+            open_items.append((line.indent, f"{count + 1}. " if line.mark == "1" else "- "))
+            depth = len(open_items)
+            parts.append(_Part(lines=[line.words], depth=depth, marker=open_items[-1][1], prefix=prefix))
+            joined = True
+        elif line.heading:
+            parts.append(_Part(lines=[line.words], marker="**"))
+            open_items.clear()
+            joined = False
+        elif joined:
+            parts[-1].lines.append(line.words)
+        else:
+            while open_items and line.indent < open_items[-1][0] + 2:
+                open_items.pop()
+            prefix = "".join(" " * len(marker) for _, marker in open_items)
+            parts.append(_Part(lines=[line.words], depth=len(open_items), prefix=prefix))
+            joined = True
+    written = ""
+    for before, part in zip([None, *parts], parts, strict=False):
+        text = write(part.lines)
+        text = f"**{text}**" if part.marker == "**" else f"{part.prefix}{part.marker}{text}"
+        tight = before and before.depth and part.depth and part.marker
+        written += ("\n" if tight else "\n\n" if before else "") + text
+    return written.strip()
+
+
+def _level(parts: Sequence[_Part], depth: int) -> Iterator[_Part]:
+    """The items of the numbered list that an item at this depth would go on with."""
+    for part in reversed(parts):
+        if part.depth < depth or (part.depth == depth and not part.marker[:1].isdigit()):
+            return
+        if part.depth == depth:
+            yield part

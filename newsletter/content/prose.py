@@ -181,6 +181,11 @@ def paragraph(lines: Iterable[str]) -> str:
     return escape(clean_line(" ".join(lines)))
 
 
+def keep_markdown(lines: Iterable[str]) -> str:
+    """Lines of a text that is Markdown already as one paragraph: only tags and entities lose their meaning."""
+    return _no_slots(re.sub(r"<(?=[A-Za-z/!?])(?!https?:)|&(?=#?[A-Za-z0-9]+;)", r"\\\g<0>", clean_line(" ".join(lines))))
+
+
 def plain_markdown(text: str) -> str:
     """Plain text as Markdown: blank lines part paragraphs, lines inside them are joined."""
     paragraphs = (paragraph(part.split("\n")) for part in re.split(r"\n[ \t]*\n", re.sub(r"\r\n?", "\n", text)))

@@ -135,8 +135,8 @@ class _Linter:
                 self._bare(token)
 
     def finish(self) -> None:
-        self._end_of_component("the document ends")
         self._unclosed(self._stack, "the document ends")
+        self._end_of_component("the document ends")
         self._stack = []
         if "mjml" not in self._seen:
             self._error(0, "structure", "this is not MJML: there is no <mjml>", "wrap the document in <mjml> … </mjml>")
@@ -283,9 +283,11 @@ class _Linter:
             depth -= 1
         if depth >= 0:
             inner = self._stack[depth + 1 :]
-            if _is_component(name):
-                self._end_of_component(f"</{name}> of {self._place(start)}")
-            self._unclosed(inner, f"</{name}> of {self._place(start)}")
+            if inner or (self._condition is not None and _is_component(name)):
+                because = f"</{name}> of {self._place(start)}"
+                self._unclosed(inner, because)
+                if _is_component(name):
+                    self._end_of_component(because)
             names = [open_tag.name for open_tag in inner]
             self._forgiven = names if _is_component(name) else self._forgiven + names
             del self._stack[depth:]

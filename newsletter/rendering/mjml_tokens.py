@@ -39,13 +39,14 @@ def tokens(mjml: str) -> Iterator[Token]:
     """The document, piece by piece and without gaps."""
     position, end = 0, len(mjml)
     while position < end:
-        match = _TOKEN.search(mjml, position)
-        if match is None:
+        start = mjml.find("<", position)
+        if start < 0:
             yield Token("text", position, mjml[position:])
             return
-        start = match.start()
         if start > position:
             yield Token("text", position, mjml[position:start])
+        match = _TOKEN.match(mjml, start)
+        assert match is not None  # the last alternative takes any "<"
         position = match.end()
         if match["bare"]:
             # What looks like an unfinished tag is taken as a whole, so that its attributes do not count as text.
