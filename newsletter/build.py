@@ -1,7 +1,8 @@
-"""Finished files of an issue: html, txt and a sealed sample per language, the images, and a manifest that identifies them.
+"""Finished files of an issue: html, txt and a sealed sample per language, the images, and a manifest that identifies
+them.
 
-Byte-reproducible: nothing here reads a clock, a locale or a random number. The manifest's SHA-256 is the name of what was
-approved and sent.
+Byte-reproducible: nothing here reads a clock, a locale or a random number. The manifest's SHA-256 is the name of what
+was approved and sent.
 """
 
 from __future__ import annotations

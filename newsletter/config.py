@@ -66,7 +66,7 @@ CONFIG = Shape(
             kind="choice",
             choices=("fallback", "omit", "error"),
             default="fallback",
-            help="What an edition does with a text it lacks: show it in another language, leave it out, or refuse to build.",
+            help="What to do with a text that an edition lacks: show it in another language, omit it, or refuse to build.",
         ),
         Field(
             name="week_ends",
@@ -287,6 +287,6 @@ def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> di
     if found.get("NEWSLETTER_BASE_URL"):
         where = places.get("NEWSLETTER_BASE_URL", Where(path="the environment"))
         node = Scalar(text=found["NEWSLETTER_BASE_URL"], where=where, plain=False)
-        setting = cast(Field, CONFIG.field("base_url"))
+        setting = cast("Field", CONFIG.field("base_url"))
         found["NEWSLETTER_BASE_URL"] = read_value(node, setting, reading, at="NEWSLETTER_BASE_URL") or ""
     return found

@@ -252,6 +252,8 @@ def _constant_headers(edition: Edition) -> str:
 
 
 _FEEDBACK_ID = re.compile(r"(?!.*=\?)[!-9;-~]{1,60}(?::[!-9;-~]{1,60}){0,3}")
+
+
 def _unsubscribe_mailto(address: str) -> str:
     """The address part of a mailto: URI, percent-encoded (RFC 6068 §2), or "" for none."""
     if not address:

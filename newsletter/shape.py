@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from newsletter.errors import AddressError, Finding, Severity, Where
 from newsletter.headers import addr_spec
-from newsletter.source import Entry, List, Map, Node, Scalar
+from newsletter.source import Entry, List, Map, Node, Scalar, visible
 
 Kind = Literal[
     "line",  # one line of text, in one or several languages
@@ -125,11 +125,12 @@ def read_record(node: Node, shape: Shape, reading: Reading, *, at: str = "") -> 
         marks[known.name] = entry.where
         if isinstance(entry.value, Scalar) and entry.value.empty:
             continue
+        before = len(reading.findings)
         value = _read_field(entry, known, reading, f"{prefix}{known.name}")
-        if value is None:
-            said.add(known.name)
-        else:
+        if value is not None:
             values[known.name] = value
+        elif len(reading.findings) > before:
+            said.add(known.name)
     for each in shape.fields:
         if each.required and each.name not in said and values[each.name] in (None, (), {}):
             problem = "is empty" if each.name in marks else "is missing"
@@ -234,9 +235,13 @@ def slot_problem(text: str) -> str:
 
 def _clean(text: str, where: Where, reading: Reading, at: str, known: Field) -> bool:
     bad = UNPRINTABLE.search(text)
-    if bad or (known.kind != "markdown" and "\n" in text):
-        code = ord(bad[0]) if bad else 10
-        reading.report("control-character", where, f"{at}: holds the control character U+{code:04X}", "delete it")
+    if bad:
+        reading.report(
+            "control-character", where, f"{at}: holds the control character U+{ord(bad[0]):04X}", "delete it"
+        )
+        return False
+    if known.kind != "markdown" and "\n" in text:
+        reading.report("value", where, f"{at}: must stand on one line", _hint(known))
         return False
     problem = slot_problem(text)
     if not problem and "@@" in text and known.kind not in ("line", "markdown"):
@@ -353,8 +358,7 @@ def _is(node: Node) -> str:
 
 
 def _shown(text: str) -> str:
-    line = " ".join(text.split())
-    return f'"{line[:40]}…"' if len(line) > 40 else f'"{line}"'
+    return f'"{visible(text, longest=40)}"'
 
 
 def json_schema(shape: Shape, *, title: str, languages: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Everything that could be wrong with an issue, as findings. One small module per family of checks.
 
-A family is a function `check(examined) -> Iterator[Finding]`; `FAMILIES` is the list of them. What loading and rendering find
-joins the same list, so that `newsletter check` shows one thing: findings.
+A family is a function `check(examined) -> Iterator[Finding]`; `FAMILIES` is the list of them. What loading and
+rendering find joins the same list, so that `newsletter check` shows one thing: findings.
 """
 
 from __future__ import annotations

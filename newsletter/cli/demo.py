@@ -39,8 +39,8 @@ class Row:
 def demo(ctx: click.Context) -> None:
     """Build the newest sample issue and seal it for the sample subscribers.
 
-    Checks and renders the newest issue in every language, and leaves one message for each row of subscribers/sample.csv in
-    the outbox, a folder on this machine. Nothing is sent to anybody.
+    Checks and renders the newest issue in every language, and leaves one message for each row of
+    subscribers/sample.csv in the outbox, a folder on this machine. Nothing is sent to anybody.
 
     \b
     Example:
@@ -71,7 +71,9 @@ def demo(ctx: click.Context) -> None:
         provider.close()
     accepted = sum(outcome.state == "accepted" for outcome in outcomes)
     click.echo()
-    click.echo(f"{plural(accepted, 'message')} in the outbox, {len(outcomes) - accepted} refused, for {plural(len(rows), 'row')}.")
+    click.echo(
+        f"{plural(accepted, 'message')} in the outbox, {len(outcomes) - accepted} refused, for {plural(len(rows), 'row')}."
+    )
     for outcome in outcomes:
         if outcome.state != "accepted":
             click.echo(f"  {outcome.key}: {outcome.detail}")
@@ -79,7 +81,9 @@ def demo(ctx: click.Context) -> None:
     for page in pages:
         click.echo(f"  {config.shown(page)}")
     click.echo(f"  {config.shown(folder)}/en.eml          opens in a mail client" if "en" in checked.editions else "")
-    click.echo(f"  {config.shown(config.outbox)}/                a Maildir, for example: mutt -f {config.shown(config.outbox)}")
+    click.echo(
+        f"  {config.shown(config.outbox)}/                a Maildir, for example: mutt -f {config.shown(config.outbox)}"
+    )
     click.echo("Try next:")
     click.echo("  newsletter preview                   change the issue and save: the page follows")
     click.echo("  newsletter new                       begin next week's issue")

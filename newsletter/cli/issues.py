@@ -11,18 +11,21 @@ from pathlib import Path
 import click
 
 from newsletter.build import build_issue, write_build, write_file
-from newsletter.checks import Checked, check_issue
+from newsletter.checks import check_issue
 from newsletter.cli.output import plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import WEEKDAYS, Config
 from newsletter.content.format import format_blocks, format_issue, format_story
 from newsletter.content.issue import issue_paths, load_blocks
-from newsletter.errors import Finding, InputError, IssueError, Where
+from newsletter.errors import Finding, InputError, IssueError
+from newsletter.rendering.render import Templates, issue_mjml, load_templates
 from newsletter.source import read_text
 
 
 def find_issue(name: str | None, config: Config) -> Path:
-    """The issue that a user means by a path, a date ("2017-11-19") or nothing (the newest). ClickException if there is none."""
+    """The issue that a user means by a path, a date ("2017-11-19") or nothing (the newest). ClickException if there
+    is none.
+    """
     paths = issue_paths(config.issues)
     if name is None:
         if not paths:
@@ -109,13 +112,21 @@ stories:
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the issue files. Default: issues/.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, file_okay=False), help="Folder of the issue files. Default: issues/."
+)
 @click.option("--language", help="Language the sources are written in, when it is not the default one or told by them.")
 @click.option("--dry-run", is_flag=True, help="Say what would be added, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def collect(
-    ctx: click.Context, sources: tuple[str, ...], into: Path | None, language: str | None, *, dry_run: bool, as_json: bool
+    ctx: click.Context,
+    sources: tuple[str, ...],
+    into: Path | None,
+    language: str | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Collect stories from feeds, pages and listings into issue files.
 
@@ -137,10 +148,12 @@ def collect(
 
 @click.command("format")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="[FILE]...")
-@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file is not in its canonical form.")
+@click.option(
+    "--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file is not in its canonical form."
+)
 @click.option("--diff", "show_diff", is_flag=True, help="Change nothing; show what would change.")
 @click.pass_context
-def format(ctx: click.Context, files: tuple[Path, ...], *, only_check: bool, show_diff: bool) -> None:  # noqa: A001
+def format(ctx: click.Context, files: tuple[Path, ...], *, only_check: bool, show_diff: bool) -> None:
     """Put issue files into their one canonical form.
 
     Keys in a fixed order, Markdown under a |, no folded lines. Comments stay, and no word changes. A file that does not
@@ -168,7 +181,9 @@ def format(ctx: click.Context, files: tuple[Path, ...], *, only_check: bool, sho
             continue
         changed += 1
         if show_diff:
-            lines = difflib.unified_diff(text.splitlines(True), result.splitlines(True), str(path), f"{path} (formatted)")
+            lines = difflib.unified_diff(
+                text.splitlines(True), result.splitlines(True), str(path), f"{path} (formatted)"
+            )
             click.echo("".join(lines), nl=False)
         elif only_check:
             click.echo(f"{config.shown(path)}: not in canonical form; run newsletter format {config.shown(path)}")
@@ -204,8 +219,9 @@ def _formatted(text: str, path: Path, config: Config) -> str:
 def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: bool) -> None:
     """Report everything that could be wrong with an issue.
 
-    Everything that loading, rendering, the MJML linter and the envelope find, each with its place and the next step. Exit
-    code 1 when there is an error; warnings and notes do not count. ISSUE is a file or a date; without one, the newest.
+    Everything that loading, rendering, the MJML linter and the envelope find, each with its place and the next step.
+    Exit code 1 when there is an error; warnings and notes do not count. ISSUE is a file or a date; without one, the
+    newest.
 
     \b
     Examples:
@@ -218,7 +234,9 @@ def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: 
     templates = _templates(config)
     checked = [(path, check_issue(path, config, templates=templates)) for path in paths]
     if as_json:
-        described = [{"issue": config.shown(path), **each.as_json()} for path, result in checked for each in result.findings]
+        described = [
+            {"issue": config.shown(path), **each.as_json()} for path, result in checked for each in result.findings
+        ]
         click.echo(json.dumps(described, ensure_ascii=False, indent=2))
     else:
         for path, result in checked:
@@ -228,10 +246,8 @@ def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: 
         ctx.exit(1)
 
 
-def _templates(config: Config):  # type: ignore[no-untyped-def]
+def _templates(config: Config) -> Templates | None:
     """The templates, read once for many issues; None when they are broken, which each check will then say."""
-    from newsletter.rendering.render import load_templates
-
     try:
         return load_templates(config)
     except InputError:
@@ -246,8 +262,8 @@ def _templates(config: Config):  # type: ignore[no-untyped-def]
 def preview(ctx: click.Context, issue: str | None, port: int, *, open_browser: bool) -> None:
     """Show an issue in the browser, reloading at every save.
 
-    Phone and desktop width, light and dark, with and without images, HTML and text, each language, and the problems found.
-    Only this machine can see it.
+    Phone and desktop width, light and dark, with and without images, HTML and text, each language, and the problems
+    found. Only this machine can see it.
 
     \b
     Examples:
@@ -264,15 +280,17 @@ def preview(ctx: click.Context, issue: str | None, port: int, *, open_browser: b
 
 @click.command()
 @click.argument("issues", nargs=-1, metavar="[ISSUE]...")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to. Default: build/<issue>/.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to. Default: build/<issue>/."
+)
 @click.option("--all", "every", is_flag=True, help="Every issue of the workspace.")
 @click.option("--mjml", is_flag=True, help="Write the MJML too, as the compiler gets it.")
 @click.pass_context
 def build(ctx: click.Context, issues: tuple[str, ...], out: Path | None, *, every: bool, mjml: bool) -> None:
     """Write html, txt and eml per language, and a manifest.
 
-    The eml is a sealed sample that any mail client opens. The same files give the same bytes on any machine; the hash of
-    the manifest identifies what is sent. ISSUE is a file or a date; without one, the newest.
+    The eml is a sealed sample that any mail client opens. The same files give the same bytes on any machine; the hash
+    of the manifest identifies what is sent. ISSUE is a file or a date; without one, the newest.
 
     \b
     Examples:
@@ -293,9 +311,10 @@ def build(ctx: click.Context, issues: tuple[str, ...], out: Path | None, *, ever
             continue
         folder = out / path.stem if out and len(paths) > 1 else out or config.root / "build" / path.stem
         made = build_issue(result.issue, result.editions, config)
-        if mjml:
-            made = _with_mjml(made, result, templates)
         write_build(made, folder)
+        if mjml and templates:
+            for language in result.editions:
+                write_file(folder / f"{language}.mjml", issue_mjml(result.issue, language, templates).encode())
         milliseconds = (time.perf_counter() - begun) * 1000
         click.echo(f"{config.shown(path)} → {config.shown(folder)}/ in {milliseconds:.0f} ms")
         for name, content in made.files.items():

@@ -27,8 +27,8 @@ def open_workspace(ctx: click.Context) -> Config:
 def init(folder: Path) -> None:
     """Make a new workspace in DIR, with a sample issue to start from.
 
-    DIR must be new or empty. It gets newsletter.yaml, issues/, templates/, subscribers/ and a .env with a fresh secret key,
-    which never goes into git.
+    DIR must be new or empty. It gets newsletter.yaml, issues/, templates/, subscribers/ and a .env with a fresh
+    secret key, which never goes into git.
 
     \b
     Examples:
@@ -36,12 +36,16 @@ def init(folder: Path) -> None:
       cd my-news && newsletter preview
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise click.ClickException(f"{folder} is there and not empty; name a new folder, so that nothing is overwritten")
+        raise click.ClickException(
+            f"{folder} is there and not empty; name a new folder, so that nothing is overwritten"
+        )
     sample = sample_root()
     newest = issue_paths(sample / "issues")[-1]
     chosen = [sample / FILE, newest, sample / "issues" / "blocks.yaml"]
     for part in ("issues/images", "templates", "subscribers"):
-        chosen += [path for path in sorted((sample / part).rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        chosen += [
+            path for path in sorted((sample / part).rglob("*")) if path.is_file() and not path.name.startswith(".")
+        ]
     for path in chosen:
         if ".sqlite3" not in path.name:
             write_file(folder / path.relative_to(sample), path.read_bytes())

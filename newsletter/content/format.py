@@ -26,7 +26,9 @@ _WIDTH = 120  # a list of names longer than this is written one to a line
 
 
 def format_issue(text: str, path: Path, config: Config) -> str:
-    """The canonical text of an issue file. Raises IssueError where the file cannot be loaded: a broken file is left alone."""
+    """The canonical text of an issue file. Raises IssueError where the file cannot be loaded: a broken file is left
+    alone.
+    """
     parse_issue(text, path, config)
     return _canonical(text, ISSUE, config.languages)
 
@@ -456,7 +458,8 @@ _BARE = ("date", "integer", "number", "boolean")  # kinds whose values are writt
 _WORDLIKE = re.compile(r"[\w.-]+")
 # What YAML 1.1 takes for a line end or a mark, so that it cannot stand in a literal block.
 _UNSAFE = re.compile("[\x85\u2028\u2029\ufeff]")
-# A text that needs no quotes for any YAML reader: begins like prose, and has nothing in it that YAML could take for more.
+# A text that needs no quotes for any YAML reader: begins like prose, and has nothing in it that YAML could take for
+# more.
 _PROSE = re.compile(r"[^\W_\d]|[0-9¿¡«“‘(/…—–]")
 _SIGNS = re.compile(r": |:$| #|[\t\n\x85\u2028\u2029\ufeff]|^\s|\s$|^\($")
 _OTHER = re.compile(r"[-+.]?[0-9][0-9a-fA-FxXoO_.,:eE+-]*|(y|n|yes|no|on|off|true|false|null)", re.IGNORECASE)

@@ -1,4 +1,6 @@
-"""Issues as editors keep them: one YAML file a week, standing blocks beside them, stories in a folder of the same name."""
+"""Issues as editors keep them: one YAML file a week, standing blocks beside them, stories in a folder of the same
+name.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,7 @@ BLOCK = Shape(
             kind="choice",
             choices=("background", "panel", "call"),
             default="background",
-            help="background: in two columns after the stories; panel: in a box; call: a coloured call to act, at the end.",
+            help="background: in two columns after the stories; panel: in a box; call: a coloured call to act.",
         ),
         Field(name="title", kind="line", required=True, help="The heading."),
         Field(name="text", kind="markdown", help="The text."),
@@ -243,7 +245,9 @@ def pick(text: Text, language: str, config: Config) -> tuple[str, str]:
 
 
 def _check_slots(record: Record, shape: Shape, reading: Reading, *, at: str = "") -> None:
-    """Reports Markdown that makes a slot, or a link with one in it, out of signs that are none (`&#64;`, backslashes)."""
+    """Reports Markdown that makes a slot, or a link with one in it, out of signs that are none (`&#64;`,
+    backslashes).
+    """
     for known in shape.fields:
         texts = record[known.name] if known.kind == "markdown" else None
         for language, text in (texts or {}).items():

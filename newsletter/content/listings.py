@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import dropwhile, takewhile
 
 from newsletter.content.dates import find_date, parse_date
 from newsletter.content.prose import (
@@ -38,10 +39,13 @@ def read_listing(text: str, name: str) -> Clippings:
     headings = _headings(lines)
     if not any(heading.day for heading in headings):
         help = "each story needs a line with its date (19 November 2017) under or above its title; or add it by hand"
-        raise refuse("no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help)
-    tops = [*(heading.top for heading in headings), len(lines)]
+        raise refuse(
+            "no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help
+        )
     entries = _spread(headings, lines)
-    stories = [_clipping(lines[: min(top for top in tops if top > each.top)], each, name) for each in entries]
+    ends = _ends(headings, len(lines))
+    write = keep_markdown if any(line.mark.startswith("#") for line in lines) else paragraph
+    stories = [_clipping(lines, heading, ends[heading.top], name, write) for heading in entries]
     above = [line for line in lines[: entries[0].top] if line.words]
     if above:
         problem = "stands above the first story"
@@ -143,14 +147,30 @@ def _headings(lines: Sequence[_Line]) -> list[_Heading]:
     beside = _dates_beside(lines)
     first, second = (alone, beside) if len(alone) >= len(beside) else (beside, alone)
     marks = _marks(lines, first)
+    taken = _taken(first)
     for heading in second:  # the rarer form counts only with the marks of the other
         line = lines[heading.title[0]]
-        free = all(heading.top >= other.body or heading.body <= other.top for other in first)
-        if free and line.mark in marks and line.indent <= marks[line.mark] and not _in_list(lines, heading.title[0]):
+        if (
+            taken.isdisjoint(range(heading.top, heading.body))
+            and line.mark in marks
+            and line.indent <= marks[line.mark]
+            and not _in_list(lines, heading.title[0])
+        ):
             first.append(heading)
     if len(first) == 1:
         marks |= _inner_marks(lines, first[0])
     return sorted([*first, *_undated(lines, first, marks)], key=lambda heading: heading.top)
+
+
+def _taken(headings: Iterable[_Heading]) -> set[int]:
+    """The lines that are part of a head."""
+    return {number for heading in headings for number in (*range(heading.top, heading.body), heading.omit)}
+
+
+def _ends(headings: Iterable[_Heading], last: int) -> dict[int, int]:
+    """The line at which each entry ends, by the line at which it begins."""
+    tops = sorted(heading.top for heading in headings)
+    return dict(zip(tops, [*tops[1:], last], strict=True))
 
 
 def _neighbour(lines: Sequence[_Line], at: int, step: int) -> int:
@@ -262,7 +282,9 @@ def _fits_before(after: str, title: str, line: _Line) -> bool:
 def _fits_after(before: str, title: str, line: _Line, after: str) -> bool:
     if after.strip() or title.endswith("."):
         return False
-    return bool(re.search(r"\s[—–|·-]\s*$|[|·]\s*$|\s{2,}$", before) or (line.mark and re.search(r"[:,—–]\s*$", before)))
+    return bool(
+        re.search(r"\s[—–|·-]\s*$|[|·]\s*$|\s{2,}$", before) or (line.mark and re.search(r"[:,—–]\s*$", before))
+    )
 
 
 def _marks(lines: Sequence[_Line], headings: Sequence[_Heading]) -> dict[str, int]:
@@ -271,18 +293,16 @@ def _marks(lines: Sequence[_Line], headings: Sequence[_Heading]) -> dict[str, in
     for heading in headings:
         line = lines[heading.title[0]]
         marks[line.mark] = max(marks.get(line.mark, 0), line.indent)
-    bodies = [line.indent for heading in headings for line in _body(lines, heading, headings) if line.words]
+    ends = _ends(headings, len(lines))
+    bodies = [line.indent for each in headings for line in _first_paragraph(lines[each.body : ends[each.top]])]
     if "" in marks and not (bodies and marks[""] < min(bodies)):
         del marks[""]  # titles without a mark are known by standing further left, or not at all
     return marks
 
 
-def _body(lines: Sequence[_Line], heading: _Heading, headings: Sequence[_Heading]) -> Sequence[_Line]:
-    """The first paragraph of an entry: all of it would be more than is known to be its own."""
-    end = min((other.top for other in headings if other.top > heading.top), default=len(lines))
-    first = next((number for number in range(heading.body, end) if lines[number].words), end)
-    last = next((number for number in range(first, end) if not lines[number].words), end)
-    return lines[first:last]
+def _first_paragraph(body: Sequence[_Line]) -> Iterator[_Line]:
+    """Of an entry only this is sure to be its own: what follows may be an entry without a date."""
+    return takewhile(lambda line: line.words, dropwhile(lambda line: not line.words, body))
 
 
 def _in_list(lines: Sequence[_Line], at: int) -> bool:
@@ -292,7 +312,7 @@ def _in_list(lines: Sequence[_Line], at: int) -> bool:
         return False
     for step in (-1, 1):
         number = at + step
-        while 0 <= number < len(lines) and lines[number].words and not lines[number].day:
+        while 0 <= number < len(lines) and abs(number - at) < 100 and lines[number].words and not lines[number].day:
             if lines[number].mark and lines[number].indent <= line.indent:
                 break
             number += step
@@ -306,7 +326,13 @@ def _in_list(lines: Sequence[_Line], at: int) -> bool:
 def _opens(lines: Sequence[_Line], at: int, following: int) -> bool:
     """Whether a marked line has a body of its own under it, with no blank line before the next mark: a compact listing."""
     body = lines[at + 1 : following]
-    return bool(body) and not body[0].mark and len(lines[at].words) <= 100 and not lines[at].words.endswith(".") and body[0].words[:1].isupper()
+    return (
+        bool(body)
+        and not body[0].mark
+        and len(lines[at].words) <= 100
+        and not lines[at].words.endswith(".")
+        and body[0].words[:1].isupper()
+    )
 
 
 def _inner_marks(lines: Sequence[_Line], head: _Heading) -> dict[str, int]:
@@ -328,7 +354,7 @@ def _undated(lines: Sequence[_Line], dated: Sequence[_Heading], marks: dict[str,
     """Lines that are titles by the marks of the dated ones, or, under the last story, by their looks."""
     if not dated:
         return
-    taken = {number for heading in dated for number in range(heading.top, heading.body)} | {heading.omit for heading in dated}
+    taken = _taken(dated)
     ruled = sum(heading.top > 0 and _under_rule(lines, heading.top) for heading in dated) * 2 >= len(dated)
     last = max(dated, key=lambda heading: heading.top)
     compact = any(line.words and not line.mark for heading in dated for line in lines[heading.body : heading.body + 1])
@@ -350,7 +376,9 @@ def _starts_entry(lines: Sequence[_Line], at: int, *, compact: bool) -> bool:
     if not lines[at].mark:
         return not (above and above.words) and _likeness(lines, at) > 0
     following = _neighbour(lines, at, 1)
-    if following < 0 or (lines[following].bullet and lines[following].indent <= lines[at].indent and not _run(lines, following)):
+    if following < 0 or (
+        lines[following].bullet and lines[following].indent <= lines[at].indent and not _run(lines, following)
+    ):
         return False
     return not _in_list(lines, at)
 
@@ -399,7 +427,12 @@ def _spread(headings: Sequence[_Heading], lines: Sequence[_Line]) -> list[_Headi
             spread.append(replace(heading, day=day))
         return spread
     head = lines[dated[0].title[0]]
-    if len(dated) == 1 and len(headings) > 2 and headings[0] is dated[0] and lines[headings[1].title[0]].mark != head.mark:
+    if (
+        len(dated) == 1
+        and len(headings) > 2
+        and headings[0] is dated[0]
+        and lines[headings[1].title[0]].mark != head.mark
+    ):
         return [replace(heading, day=dated[0].day) for heading in headings[1:]]
     return list(headings)
 
@@ -421,16 +454,20 @@ def _meta(words: str) -> bool:
     return bool(_LINK.fullmatch(words) or _SOURCE.fullmatch(words))
 
 
-def _clipping(lines: Sequence[_Line], heading: _Heading, name: str) -> Clipping:
-    """The entry under a heading; `lines` end where the next entry begins."""
-    markdown = any(line.mark.startswith("#") for line in lines)
+_Write = Callable[[Iterable[str]], str]
+
+
+def _clipping(lines: Sequence[_Line], heading: _Heading, end: int, name: str, write: _Write) -> Clipping:
+    """The entry under a heading, up to the line `end`."""
     words = heading.words or " ".join(line.words for line in lines[slice(*heading.title)])
     linked = _MARKDOWN_LINK.search(words)
     url = clean_url(linked[2]) if linked else None
-    title = clean_line(re.sub(r"\*\*|__", "", _MARKDOWN_LINK.sub(r"\1", words)) if markdown or linked else words)
+    title = clean_line(
+        re.sub(r"\*\*|__", "", _MARKDOWN_LINK.sub(r"\1", words)) if linked or write is keep_markdown else words
+    )
     source = ""
     body: list[_Line] = []
-    for number, line in enumerate(lines[heading.body :], heading.body):
+    for number, line in enumerate(lines[heading.body : end], heading.body):
         link, credit = _LINK.fullmatch(line.words), _SOURCE.fullmatch(line.words)
         linked = _MARKDOWN_LINK.fullmatch(line.words)
         if number == heading.omit or line.rule:
@@ -444,8 +481,7 @@ def _clipping(lines: Sequence[_Line], heading: _Heading, name: str) -> Clipping:
             continue
         body.append(line)
     where = Where(path=name, line=lines[heading.title[0]].number)
-    summary = _markdown(body, keep_markdown if markdown else paragraph)
-    return Clipping(title=title, date=heading.day, summary=summary, url=url, source=source, where=where)
+    return Clipping(title=title, date=heading.day, summary=_markdown(body, write), url=url, source=source, where=where)
 
 
 @dataclass(kw_only=True)
@@ -458,10 +494,11 @@ class _Part:
     prefix: str = ""
 
 
-def _markdown(lines: Sequence[_Line], write: Callable[[Iterable[str]], str]) -> str:
+def _markdown(lines: Sequence[_Line], write: _Write) -> str:
     """The lines of a body as Markdown: wrapped lines joined, bullets and numbers as lists, nested as they are indented."""
     parts: list[_Part] = []
     open_items: list[tuple[int, str]] = []  # the indentation of each open item's bullet, and its marker
+    counts: dict[int, int] = {}  # at each depth, the number of the last item
     joined = False
     for line in lines:
         if not line.words:
@@ -470,20 +507,23 @@ def _markdown(lines: Sequence[_Line], write: Callable[[Iterable[str]], str]) -> 
             while open_items and open_items[-1][0] >= line.indent:
                 open_items.pop()
             prefix = "".join(" " * len(marker) for _, marker in open_items)
-            count = sum(1 for part in _level(parts, len(open_items) + 1))
-            open_items.append((line.indent, f"{count + 1}. " if line.mark == "1" else "- "))
-            depth = len(open_items)
+            depth = len(open_items) + 1
+            counts = {level: count for level, count in counts.items() if level <= depth}
+            counts[depth] = counts.get(depth, 0) + 1 if line.mark == "1" else 0
+            open_items.append((line.indent, f"{counts[depth]}. " if line.mark == "1" else "- "))
             parts.append(_Part(lines=[line.words], depth=depth, marker=open_items[-1][1], prefix=prefix))
             joined = True
         elif line.heading:
             parts.append(_Part(lines=[line.words], marker="**"))
             open_items.clear()
+            counts.clear()
             joined = False
         elif joined:
             parts[-1].lines.append(line.words)
         else:
             while open_items and line.indent < open_items[-1][0] + 2:
                 open_items.pop()
+            counts = {level: count for level, count in counts.items() if level <= len(open_items)}
             prefix = "".join(" " * len(marker) for _, marker in open_items)
             parts.append(_Part(lines=[line.words], depth=len(open_items), prefix=prefix))
             joined = True
@@ -494,12 +534,3 @@ def _markdown(lines: Sequence[_Line], write: Callable[[Iterable[str]], str]) -> 
         tight = before and before.depth and part.depth and part.marker
         written += ("\n" if tight else "\n\n" if before else "") + text
     return written.strip()
-
-
-def _level(parts: Sequence[_Part], depth: int) -> Iterator[_Part]:
-    """The items of the numbered list that an item at this depth would go on with."""
-    for part in reversed(parts):
-        if part.depth < depth or (part.depth == depth and not part.marker[:1].isdigit()):
-            return
-        if part.depth == depth:
-            yield part

@@ -1,7 +1,7 @@
 """Markdown as editors may use it: to the HTML that mail clients can show, and to plain text.
 
-CommonMark without raw HTML, images, code blocks and tables; bare links become links, quotes and dashes become those of the
-language. The HTML is cleaned once more by nh3, so that nothing but the tags listed here can ever come out.
+CommonMark without raw HTML, images, code blocks and tables; bare links become links, quotes and dashes become those
+of the language. The HTML is cleaned once more by nh3, so that nothing but the tags listed here can ever come out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 import nh3
@@ -65,7 +66,7 @@ def to_html(text: str, language: str) -> str:
 
 def _bold_headings(tokens: Sequence[Token]) -> list[Token]:
     """A heading inside a summary becomes a bold paragraph."""
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in pairwise(tokens):
         if before.type == "heading_open" and token.type == "inline":
             token.children = [
                 Token("strong_open", "strong", 1),
@@ -76,7 +77,9 @@ def _bold_headings(tokens: Sequence[Token]) -> list[Token]:
 
 
 def to_text(text: str, language: str) -> str:
-    """The same as plain text: paragraphs, "- " and "1. " lists, "> " quotes, a link's address in brackets behind its words."""
+    """The same as plain text: paragraphs, "- " and "1. " lists, "> " quotes, a link's address in brackets behind its
+    words.
+    """
     return "\n".join(_lines(SyntaxTreeNode(_parser(language).parse(text))))
 
 
@@ -134,7 +137,9 @@ def _inline(tokens: Sequence[Token]) -> str:
 
 
 def slot_in_result(text: str, language: str) -> bool:
-    """Whether Markdown would make a slot, or a link with one in it, that the source does not show (`&#64;&#64;NAME…`)."""
+    """Whether Markdown would make a slot, or a link with one in it, that the source does not show
+    (`&#64;&#64;NAME…`).
+    """
     if text.count("@") + text.count("&") < 2:
         return False
     html = to_html(text, language)

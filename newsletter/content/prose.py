@@ -61,8 +61,16 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BO
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})|<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.I)
-_LATIN = {"iso8859-1", "ascii", "latin-1", "iso8859-15"}  # on the web these names mean Windows-1252 (WHATWG Encoding §4.2)
+_DECLARED = re.compile(
+    rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})|<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""",
+    re.I,
+)
+_LATIN = {
+    "iso8859-1",
+    "ascii",
+    "latin-1",
+    "iso8859-15",
+}  # on the web these names mean Windows-1252 (WHATWG Encoding §4.2)
 _KINDS = ((b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP archive or an office document"), (b"\x89PNG", "an image")) + (
     (b"\xff\xd8\xff", "an image"),
     (b"GIF8", "an image"),
@@ -139,7 +147,9 @@ def _link(href: str, base: str) -> str | None:
 # --- escaping ---
 
 # While a text is put together, control characters (which no clean text holds) stand for the Markdown that is meant.
-_STRONG, _STRONG_END, _EM, _EM_END, _MARK2, _MARK1, _LINK, _URL, _URL_END, _CELL = "\x01\x02\x03\x04\x05\x06\x0e\x0f\x10\x11"
+_STRONG, _STRONG_END, _EM, _EM_END, _MARK2, _MARK1, _LINK, _URL, _URL_END, _CELL = (
+    "\x01\x02\x03\x04\x05\x06\x0e\x0f\x10\x11"
+)
 
 _INLINE = re.compile(
     r"\\(?=[!-/:-@\[-`{-~]|$)"  # a backslash that would escape something
@@ -183,7 +193,9 @@ def paragraph(lines: Iterable[str]) -> str:
 
 def keep_markdown(lines: Iterable[str]) -> str:
     """Lines of a text that is Markdown already as one paragraph: only tags and entities lose their meaning."""
-    return _no_slots(re.sub(r"<(?=[A-Za-z/!?])(?!https?:)|&(?=#?[A-Za-z0-9]+;)", r"\\\g<0>", clean_line(" ".join(lines))))
+    return _no_slots(
+        re.sub(r"<(?=[A-Za-z/!?])(?!https?:)|&(?=#?[A-Za-z0-9]+;)", r"\\\g<0>", clean_line(" ".join(lines)))
+    )
 
 
 def plain_markdown(text: str) -> str:
@@ -207,7 +219,12 @@ _BLOCKS = frozenset(
     "p div section article main header footer aside nav figure figcaption h1 h2 h3 h4 h5 h6 ul ol li dl dt dd table caption "
     "thead tbody tfoot tr blockquote pre hr address details summary fieldset center body html".split()
 )
-_INLINE_MARKS = {"b": (_STRONG, _STRONG_END), "strong": (_STRONG, _STRONG_END), "i": (_EM, _EM_END), "em": (_EM, _EM_END)}
+_INLINE_MARKS = {
+    "b": (_STRONG, _STRONG_END),
+    "strong": (_STRONG, _STRONG_END),
+    "i": (_EM, _EM_END),
+    "em": (_EM, _EM_END),
+}
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 
 
@@ -426,6 +443,8 @@ def _emphasis(mark: str, match: re.Match[str]) -> str:
     words = match[1].strip()
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     lead, trail = match[1][: len(match[1]) - len(match[1].lstrip())], match[1][len(match[1].rstrip()) :]
-    opens = bool(words) and (lead or not before.isalnum() or words[0].isalnum()) and before not in (_STRONG_END, _EM_END)
+    opens = (
+        bool(words) and (lead or not before.isalnum() or words[0].isalnum()) and before not in (_STRONG_END, _EM_END)
+    )
     closes = bool(words) and (trail or not after.isalnum() or words[-1].isalnum())
     return f"{lead}{mark}{words}{mark}{trail}" if opens and closes else match[1]

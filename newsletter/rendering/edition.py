@@ -1,7 +1,7 @@
 """An edition: an issue (or a transactional mail) made ready in one language, the same for every recipient.
 
-What differs per recipient is a **slot**, written `@@UPPER_SNAKE@@` in templates and filled by the envelope. `SLOTS` is the
-whole list: a template that uses another name is an error before the first message leaves.
+What differs per recipient is a **slot**, written `@@UPPER_SNAKE@@` in templates and filled by the envelope. `SLOTS`
+is the whole list: a template that uses another name is an error before the first message leaves.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Edition:
 
 
 def filled(edition: Edition, slots: Mapping[str, str]) -> tuple[str, str]:
-    """The edition's HTML and text with these values in their slots, for looking at; messages are sealed by the envelope.
+    """The edition's HTML and text with these values in their slots, for looking at; messages are sealed by the
+    envelope.
 
     A slot without a value stays. A value that looks like a slot stays a value: everything is filled in one pass.
     """

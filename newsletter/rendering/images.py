@@ -18,8 +18,8 @@ MAX_BYTES = 5 * 1024 * 1024
 def load_image(src: str, config: Config, where: Where) -> Image:
     """The picture that `src` ("images/lima.jpg", relative to issues/) names.
 
-    Raises IssueError, at `where`, when it is not there, lies outside issues/images once links are followed, is too large,
-    or is not a PNG, JPEG, GIF or WebP by content.
+    Raises IssueError, at `where`, when it is not there, lies outside issues/images once links are followed, is too
+    large, or is not a PNG, JPEG, GIF or WebP by content.
     """
     folder = (config.issues / "images").resolve()
 

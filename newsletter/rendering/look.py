@@ -1,4 +1,6 @@
-"""What a workspace says about its look: theme.yaml (colours, fonts, logo) and labels.yaml (the fixed words per language)."""
+"""What a workspace says about its look: theme.yaml (colours, fonts, logo) and labels.yaml (the fixed words per
+language).
+"""
 
 from __future__ import annotations
 

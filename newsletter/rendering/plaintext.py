@@ -10,8 +10,8 @@ WIDTH = 72
 
 
 def wrap(text: str, width: int = WIDTH) -> str:
-    """The text with its long lines wrapped. List and quote marks keep their hanging indent; a word, a link or a slot is never
-    broken, however long; a line of blanks becomes an empty one."""
+    """The text with its long lines wrapped. List and quote marks keep their hanging indent; a word, a link or a slot
+    is never broken, however long; a line of blanks becomes an empty one."""
     return "\n".join(line for source in text.split("\n") for line in _wrap_line(source, width))
 
 

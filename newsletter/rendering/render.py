@@ -1,7 +1,7 @@
 """An issue becomes an edition, once per language: what templates see, what comes out, and what is wrong with it.
 
-`load_templates` reads a workspace's templates, theme and labels once; `render_issue` and `render_notice` are pure after that:
-the same files give the same bytes, whatever the clock, the locale or the machine.
+`load_templates` reads a workspace's templates, theme and labels once; `render_issue` and `render_notice` are pure
+after that: the same files give the same bytes, whatever the clock, the locale or the machine.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from newsletter.rendering.images import load_image
 from newsletter.rendering.inline import inline_css
 from newsletter.rendering.look import Labels, Theme, direction, labels_for, load_labels, load_theme
 from newsletter.rendering.marks import LineMarks, Origins, at, explain, strip
-from newsletter.rendering.mjml import compile_mjml
-from newsletter.rendering.mjml_lint import lint
+from newsletter.rendering.mjml import compile_mjml, lint, normalise
 from newsletter.rendering.plaintext import underline, wrap
 from newsletter.shape import Text
 
@@ -172,6 +171,19 @@ def render_issue(issue: Issue, language: str, templates: Templates) -> tuple[Edi
 
     Raises IssueError or TemplateError, with everything found by then, where there can be no edition.
     """
+    desk, subject, context = _digest(issue, language, templates)
+    return desk.edition("digest", subject, context, key=issue.name), desk.findings
+
+
+def issue_mjml(issue: Issue, language: str, templates: Templates) -> str:
+    """The MJML of an edition as the compiler gets it, for comparing compilers. Raises what `render_issue` raises."""
+    desk, _, context = _digest(issue, language, templates)
+    mjml, _ = desk.rendered("digest.mjml.j2", desk.surroundings(context))
+    return normalise(mjml)
+
+
+def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, str, dict[str, Any]]:
+    """The desk an edition is made at, its subject, and what the digest's templates see."""
     config = templates.config
     words, findings = labels_for(language, templates.labels, config, _find(config, "labels.yaml"))
     desk = _Desk(language=language, templates=templates, words=words, findings=findings)
@@ -206,7 +218,7 @@ def render_issue(issue: Issue, language: str, templates: Templates) -> tuple[Edi
             "where": issue.where,
         },
     }
-    return desk.edition("digest", subject, context, key=issue.name), desk.findings
+    return desk, subject, context
 
 
 def render_notice(notice: Notice, language: str, templates: Templates) -> tuple[Edition, list[Finding]]:
@@ -320,7 +332,7 @@ class _Desk:
     def markdown(self, text: Text, where: Where, name: str) -> tuple[Markup, str]:
         language = self.stands_in([(name, text)], where, "") if text else None
         source = text.get(language, "") if language else ""
-        return Markup(to_html(source, language or self.language)), to_text(source, language or self.language)
+        return _html(source, language or self.language), to_text(source, language or self.language)
 
     def section(self, name: str) -> str:
         label = self.config.sections.get(name)
@@ -352,7 +364,7 @@ class _Desk:
             section=self.section(story.section) if story.section else "",
             source=self.quiet(story.source),
             image=image,
-            html=Markup(to_html(summary, language)),
+            html=_html(summary, language),
             text=to_text(summary, language),
             language=language if other else "",
             direction=direction(language) if other and direction(language) != direction(self.language) else "",
@@ -369,7 +381,7 @@ class _Desk:
         return BlockView(
             name=block.name,
             title=block.title.get(language) or self.quiet(block.title),
-            html=Markup(to_html(block.text.get(language, ""), language)),
+            html=_html(block.text.get(language, ""), language),
             text=to_text(block.text.get(language, ""), language),
             button=block.button.get(language) or self.quiet(block.button),
             url=block.url,
@@ -399,7 +411,8 @@ class _Desk:
 
     # templates
 
-    def edition(self, name: str, subject: str, context: dict[str, Any], *, key: str) -> Edition:
+    def surroundings(self, context: dict[str, Any]) -> dict[str, Any]:
+        """The context, and what every template sees beside it."""
         config, theme = self.config, self.templates.theme
         rtl = direction(self.language) == "rtl"
         logo = None
@@ -408,7 +421,7 @@ class _Desk:
             self.images[image.name] = image
             width = round(image.width * LOGO_HEIGHT / image.height)
             logo = PictureView(url=self.image_url(image), alt="", width=width, height=LOGO_HEIGHT)
-        context = {
+        return {
             **context,
             "newsletter": {
                 "title": self.quiet(config.title),
@@ -425,6 +438,10 @@ class _Desk:
             "end": "left" if rtl else "right",
             "why": self.words["why"].format(title=self.quiet(config.title)),
         }
+
+    def edition(self, name: str, subject: str, context: dict[str, Any], *, key: str) -> Edition:
+        config = self.config
+        context = self.surroundings(context)
         mjml, origins = self.rendered(f"{name}.mjml.j2", context)
         found = lint(mjml, origins)
         self.findings += found
@@ -439,7 +456,7 @@ class _Desk:
         return Edition(
             key=key,
             language=self.language,
-            direction="rtl" if rtl else "ltr",
+            direction=direction(self.language),
             kind="bulk" if bulk else "transactional",
             subject=subject,
             sender=Mailbox(address=config.sender.address, name=self.quiet(config.sender.name)),
@@ -462,8 +479,12 @@ class _Desk:
             raise explain(error, self.templates.environment) from error
 
 
+def _html(markdown: str, language: str) -> Markup:
+    return Markup(to_html(markdown, language))  # noqa: S704 - nh3 has cleaned it
+
+
 def _sender_id(host: str) -> str:
-    """The last field of Feedback-ID: 5 to 15 characters that stay the same for a sender (support.google.com/mail/answer/6254652)."""
+    """The last field of Feedback-ID: 5 to 15 characters, always the same (support.google.com/mail/answer/6254652)."""
     return re.sub(r"[^a-z0-9]", "", host.lower())[-15:].rjust(5, "0")
 
 
