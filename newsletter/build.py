@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from newsletter.config import Config
@@ -48,9 +50,13 @@ def noon(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
 
 
-def seal_sample(envelope: Envelope, edition: Edition, config: Config, day: date) -> bytes:
-    """The message as the sample reader would get it."""
-    return envelope.seal(sample_recipient(edition, config), date=noon(day))
+envelope_of = lru_cache(maxsize=8)(Envelope)
+"""An edition's envelope; a build that follows a check gets the same one. Raises what `Envelope` raises."""
+
+
+def seal_sample(edition: Edition, config: Config, day: date) -> bytes:
+    """The message as the sample reader would get it. Raises what `Envelope` and `Envelope.seal` raise."""
+    return envelope_of(edition).seal(sample_recipient(edition, config), date=noon(day))
 
 
 def build_issue(issue: Issue, editions: Mapping[str, Edition], config: Config) -> Build:
@@ -59,11 +65,10 @@ def build_issue(issue: Issue, editions: Mapping[str, Edition], config: Config) -
     described: dict[str, object] = {}
     images: dict[str, str] = {}
     for language, edition in sorted(editions.items()):
-        envelope = Envelope(edition)
         parts = {
             f"{language}.html": edition.html.encode(),
             f"{language}.txt": edition.text.encode(),
-            f"{language}.eml": seal_sample(envelope, edition, config, issue.date),
+            f"{language}.eml": seal_sample(edition, config, issue.date),
         }
         files |= parts
         for image in edition.images:
@@ -88,19 +93,39 @@ def build_issue(issue: Issue, editions: Mapping[str, Edition], config: Config) -
 
 
 def write_build(build: Build, folder: Path) -> None:
-    """Writes the files, each whole or not at all; files of an earlier build that this one lacks are removed."""
+    """Writes the files, each whole or not at all, the manifest last.
+
+    Files that the manifest of an earlier build names and this one lacks are removed, and no others: `folder` may be a
+    folder that holds more than builds.
+    """
+    before = _built(folder / "manifest.json")
     for name, content in build.files.items():
         write_file(folder / name, content)
-    for path in [*folder.glob("*.*"), *folder.glob("images/*")]:
-        ours = path.suffix in (".html", ".txt", ".eml", ".png", ".jpg", ".gif", ".webp")
-        if path.is_file() and ours and path.relative_to(folder).as_posix() not in build.files:
-            path.unlink()
+    for name in before.difference(build.files):
+        (folder / name).unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, keeping the permissions of one that it replaces. Raises OSError."""
+_OURS = re.compile(r"[A-Za-z0-9-]+\.(html|txt|eml|mjml)|images/[0-9a-f]{32}\.(png|jpg|gif|webp)")
+
+
+def _built(manifest: Path) -> set[str]:
+    """The files of the build that a manifest describes; none where it cannot be read."""
+    try:
+        described = json.loads(manifest.read_bytes())
+        names = {f"{language}.{kind}" for language in described["editions"] for kind in ("html", "txt", "eml", "mjml")}
+        names |= {f"images/{name}" for name in described["images"]}
+    except (OSError, ValueError, LookupError, TypeError):  # somebody else's manifest.json, or none
+        return set()
+    return {name for name in names if _OURS.fullmatch(name)}
+
+
+def write_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Writes a file whole or not at all, with these permissions, or those of the file that it replaces, or the usual
+    ones. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+    if mode is None:
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -66,7 +66,8 @@ CONFIG = Shape(
             kind="choice",
             choices=("fallback", "omit", "error"),
             default="fallback",
-            help="What to do with a text that an edition lacks: show it in another language, omit it, or refuse to build.",
+            help="What to do with a text that an edition lacks: show it in another language, omit it, "
+            "or refuse to build.",
         ),
         Field(
             name="week_ends",
@@ -176,10 +177,15 @@ class Config:
 
     def shown(self, path: Path) -> str:
         """The path as messages name it: relative to the current folder where it lies below it, else as it is."""
-        try:
-            return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
-        except OSError:
-            return str(path)
+        return _shown(path)
+
+
+def _shown(path: Path) -> str:
+    try:
+        name = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+    except (OSError, RuntimeError, ValueError):  # a name too long, a link that leads back to itself, a NUL
+        name = str(path)
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def find_workspace(start: Path) -> Path:
@@ -196,9 +202,7 @@ def find_workspace(start: Path) -> Path:
 
 def load_config(root: Path, environ: Mapping[str, str] | None = None) -> Config:
     """The workspace's configuration, or ConfigError with every problem of newsletter.yaml, .env and the environment."""
-    name = (
-        os.path.relpath(root / FILE) if not root.is_absolute() or root.is_relative_to(Path.cwd()) else str(root / FILE)
-    )
+    name = _shown(root / FILE)
     text, findings = read_text(root / FILE, name=name, family="config")
     reading = Reading(family="config", languages=(), findings=findings)
     if not findings:
@@ -212,6 +216,7 @@ def load_config(root: Path, environ: Mapping[str, str] | None = None) -> Config:
             record = read_record(node, CONFIG, reading)
             variables = _environment(root, os.environ if environ is None else environ, reading)
             values = dict(record.values)
+            _check_base_url(values["base_url"], "base_url", record.marks.get("base_url"), reading)
             if variables.get("NEWSLETTER_BASE_URL"):
                 values["base_url"] = variables["NEWSLETTER_BASE_URL"]
             if not reading.findings:
@@ -223,7 +228,7 @@ def _languages(node: Any) -> tuple[str, ...]:
     """The languages, read before everything else: each text of the configuration is checked against them."""
     shape = Shape(name="languages", fields=tuple(each for each in CONFIG.fields if each.name == "languages"))
     languages: tuple[str, ...] = read_record(node, shape, Reading(family="config", languages=()))["languages"]
-    return languages or ("en",)
+    return languages or ("en",)  # an empty list is reported by the reading that follows
 
 
 def _config(root: Path, values: dict[str, Any], variables: Mapping[str, str], marks: Mapping[str, Where]) -> Config:
@@ -249,7 +254,7 @@ def _config(root: Path, values: dict[str, Any], variables: Mapping[str, str], ma
     )
 
 
-_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+_LINE = re.compile(r"""(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*("[^"]*"|'[^']*'|[^\s"'#].*?|)(?:\s+#.*)?""")
 
 
 def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> dict[str, str]:
@@ -259,34 +264,42 @@ def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> di
     path = root / ".env"
     places: dict[str, Where] = {}
     if path.is_file():
-        text, findings = read_text(path, name=str(path), family="config")
+        text, findings = read_text(path, name=_shown(path), family="config")
         reading.findings.extend(findings)
         for number, line in enumerate(text.split("\n"), 1):
-            where = Where(path=str(path), line=number)
+            where = Where(path=_shown(path), line=number)
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             match = _LINE.fullmatch(line.strip())
             if not match:
-                reading.report("env", where, "is not NAME=value", "write one NAME=value in a line; # begins a comment")
+                help = "write one NAME=value in a line, quotes around all of the value or none; # begins a comment"
+                reading.report("env", where, "is not NAME=value", help)
                 continue
             name, value = match.groups()
             if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
                 value = value[1:-1]
             found[name], places[name] = value, where
-    found |= {name: value for name, value in environ.items() if name.startswith("NEWSLETTER_") and value}
+    for name, value in environ.items():
+        if name.startswith("NEWSLETTER_") and value:
+            found[name], places[name] = value, Where(path="the environment")
     for name in found:
         if name.startswith("NEWSLETTER_") and name not in known:
-            where = Where(path="the environment") if name in environ else places[name]
             help = f"known variables: {', '.join(known)}"
-            reading.report("env", where, f"{name}: unknown variable{nearest(name, known)}", help)
+            reading.report("env", places[name], f"{name}: unknown variable{nearest(name, known)}", help)
     secret = found.get("NEWSLETTER_SECRET_KEY", "")
     if secret and len(secret) < 32:
-        where = places.get("NEWSLETTER_SECRET_KEY", Where(path="the environment"))
         help = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
-        reading.report("env", where, "NEWSLETTER_SECRET_KEY: shorter than 32 characters", help)
+        message = "NEWSLETTER_SECRET_KEY: shorter than 32 characters"
+        reading.report("env", places["NEWSLETTER_SECRET_KEY"], message, help)
     if found.get("NEWSLETTER_BASE_URL"):
-        where = places.get("NEWSLETTER_BASE_URL", Where(path="the environment"))
-        node = Scalar(text=found["NEWSLETTER_BASE_URL"], where=where, plain=False)
+        node = Scalar(text=found["NEWSLETTER_BASE_URL"], where=places["NEWSLETTER_BASE_URL"], plain=False)
         setting = cast("Field", CONFIG.field("base_url"))
         found["NEWSLETTER_BASE_URL"] = read_value(node, setting, reading, at="NEWSLETTER_BASE_URL") or ""
+        _check_base_url(found["NEWSLETTER_BASE_URL"], "NEWSLETTER_BASE_URL", node.where, reading)
     return found
+
+
+def _check_base_url(url: str | None, at: str, where: Where | None, reading: Reading) -> None:
+    """Every link is this address and a path: what follows ? or # would swallow the path."""
+    if url and where and re.search("[?#]", url):
+        reading.report("value", where, f"{at}: cannot have a ? or a #", "end it before that sign")

@@ -151,13 +151,18 @@ def _read_field(entry: Entry, known: Field, reading: Reading, at: str) -> Any:
                 reading.report(
                     "word", inner.where, f"{at}.{inner.key}: a name has only letters, digits, - and _", "rename it"
                 )
+            before = len(reading.findings)
             read[inner.key] = read_value(inner.value, known, reading, at=f"{at}.{inner.key}")
+            if read[inner.key] is None and len(reading.findings) == before:
+                reading.report("missing", inner.where, f"{at}.{inner.key}: is empty", _hint(known))
         return {name: value for name, value in read.items() if value is not None}
     if known.many:
         if not isinstance(node, List):
             help = "write `- ` before each of them"
             reading.report("type", node.where, f"{at}: must be a list, is {_is(node)}", help)
             return None
+        if not node.items and known.default:
+            reading.report("missing", node.where, f"{at}: is empty", _hint(known))
         items = (read_value(item, known, reading, at=f"{at}[{index}]") for index, item in enumerate(node.items))
         return tuple(item for item in items if item is not None)
     return read_value(node, known, reading, at=at)
@@ -209,12 +214,21 @@ def _read_text(node: Node, known: Field, reading: Reading, at: str) -> Text | No
     return read or None
 
 
+# Mail programs cut a message at 100 KB, and the time that Markdown takes grows with the square of a text made for that.
+_LONGEST: Mapping[Any, int] = {"line": 1_000, "markdown": 20_000}
+
+
 def _one_text(node: Scalar, known: Field, reading: Reading, at: str) -> str:
     if node.empty:
         return ""
     text = node.text.strip()
     if known.kind == "line":
         text = " ".join(text.split("\n")) if "\n" in text else text
+    longest = _LONGEST[known.kind]
+    if len(text) > longest:
+        message = f"{at}: is {len(text):,} characters long, and {longest:,} are the most"
+        reading.report("too-long", node.where, message, "shorten it, or link to a page that has the rest")
+        return ""
     return text if _clean(text, node.where, reading, at, known) else ""
 
 
@@ -412,7 +426,7 @@ _KIND_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "boolean": {"type": "boolean"},
     "word": {"type": "string", "pattern": r"^\w[\w-]*$"},
     "choice": {"type": "string"},
-    "language": {"type": "string", "pattern": LANGUAGE.pattern},
+    "language": {"type": "string", "pattern": f"^{LANGUAGE.pattern}$"},
     "url": {"type": "string", "format": "uri", "pattern": "^https?://"},
     "address": {"type": "string", "format": "email"},
     "colour": {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"},

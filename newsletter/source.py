@@ -21,6 +21,7 @@ from newsletter.errors import Finding, Where
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 16
+MAX_NODES = 50_000  # keys, texts, lists and maps; an issue of 200 stories in two languages has 6,000
 
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
@@ -76,7 +77,8 @@ def read_text(path: Path, *, name: str | None = None, family: str = "file") -> t
         return "", [_problem(family, "not-found", Where(path=name), "there is no such file", "check the name")]
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
-        help = "give the name of a file" if path.is_dir() else "check its name and its permissions"
+        folder = isinstance(error, IsADirectoryError)
+        help = "give the name of a file" if folder else "check its name and its permissions"
         return "", [_problem(family, "unreadable", Where(path=name), f"cannot be read: {reason}", help)]
     return decode(raw, name, family=family)
 
@@ -89,9 +91,10 @@ def decode(raw: bytes, name: str, *, family: str = "file") -> tuple[str, list[Fi
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "", [_problem(family, "encoding", Where(path=name), "is UTF-16, not UTF-8", "save it as UTF-8")]
     try:
-        text = raw.decode("utf-8-sig")
+        raw = raw.removeprefix(b"\xef\xbb\xbf")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        before = one_line_end(raw[: error.start].decode("utf-8-sig"))
+        before = one_line_end(raw[: error.start].decode("utf-8"))
         where = Where(path=name, line=before.count("\n") + 1, column=len(before) - before.rfind("\n"))
         shown = raw[error.start : error.start + 1].decode("cp1252", "replace")
         return "", [
@@ -162,8 +165,11 @@ def _named(sign: str) -> str:
     return f"U+{ord(sign):04X} ({unicodedata.name(sign, 'a control character').lower()})"
 
 
-def _key_problem(text: str) -> tuple[str, str] | None:
+def _key_problem(key: Node) -> tuple[str, str] | None:
     """Why no key can be written like this, and what to do."""
+    if not isinstance(key, Scalar):
+        return "a key must be a word", "write `name: value`"
+    text = key.text
     if not text:
         return "a colon without a key before it", "write `name: value`"
     if len(text) > _MAX_KEY:
@@ -186,6 +192,8 @@ class _Reader:
         self.name, self.family, self.first_line = name, family, first_line
         self.lines = text.split("\n")
         self.findings: list[Finding] = []
+        self.nodes = 0
+        self.open: list[Any] = []  # where each bracket stands that is not closed yet
         self.quoted: Any = None  # the last text in quotes that goes over several lines: its quote may be a slip
 
     def report(self, code: str, where: Where, message: str, help: str) -> None:
@@ -212,7 +220,7 @@ class _Reader:
                 node = self.node(event, events, 1)
         return None if isinstance(node, Scalar) and node.empty else node
 
-    def scalar(self, event: yaml.ScalarEvent, where: Where) -> Scalar:
+    def scalar(self, event: Any, where: Where) -> Scalar:
         plain = event.style in (None, "")
         end = event.end_mark
         if plain and end.line < len(self.lines):
@@ -231,6 +239,11 @@ class _Reader:
         if depth > MAX_DEPTH:
             self.report("too-deep", where, f"is nested more than {MAX_DEPTH} levels deep", "no file of ours needs that")
             raise _GiveUp
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            message = f"holds more than {MAX_NODES:,} keys and texts"
+            self.report("too-large", where, message, "split it: one file holds one week")
+            raise _GiveUp
         if isinstance(event, yaml.AliasEvent):
             self.report(
                 "alias",
@@ -247,29 +260,36 @@ class _Reader:
             self.report("tag", where, f"{visible(event.tag)} is a YAML tag, and tags are not used here", help)
         if isinstance(event, yaml.ScalarEvent):
             return self.scalar(event, where)
+        if event.flow_style:
+            self.open.append(event.start_mark)
         if isinstance(event, yaml.SequenceStartEvent):
             items = tuple(self.node(inner, events, depth + 1) for inner in _until(events, yaml.SequenceEndEvent))
+            self.close(event)
             return List(items=items, where=where, flow=bool(event.flow_style))
         entries: dict[str, Entry] = {}
         for inner in _until(events, yaml.MappingEndEvent):
             key = self.node(inner, events, depth + 1)
             value = self.node(next(events), events, depth + 1)
-            problem = (
-                _key_problem(key.text) if isinstance(key, Scalar) else ("a key must be a word", "write `name: value`")
-            )
-            if problem or not isinstance(key, Scalar):
-                self.report("key", key.where, *(problem or ("", "")))
-            elif key.text in entries:
-                first = entries[key.text].where
+            problem = _key_problem(key)
+            word = key.text if isinstance(key, Scalar) else ""
+            if problem:
+                self.report("key", key.where, *problem)
+            elif word in entries:
+                first = entries[word].where
                 self.report(
                     "duplicate-key",
                     key.where,
-                    f"{key.text}: stands twice here; the first is in line {first.line}",
+                    f"{word}: stands twice here; the first is in line {first.line}",
                     "keep one of them (they may hold different texts)",
                 )
             else:
-                entries[key.text] = Entry(key=key.text, where=key.where, value=value)
+                entries[word] = Entry(key=word, where=key.where, value=value)
+        self.close(event)
         return Map(entries=tuple(entries.values()), where=where, flow=bool(event.flow_style))
+
+    def close(self, event: Any) -> None:
+        if event.flow_style:
+            self.open.pop()
 
 
 def _until(events: Iterator[yaml.Event], end: type) -> Iterator[yaml.Event]:
@@ -370,7 +390,7 @@ def _syntax(error: yaml.MarkedYAMLError, text: str, reader: _Reader) -> Finding:
         start = reader.quoted.start_mark
         message = f"a quote that is only closed by the next one, in line {mark.line + reader.first_line}"
         return found(start.line, start.column, message, "add the closing quote")
-    if "cannot start any token" in words and here[mark.column : mark.column + 1]:
+    if re.search("cannot start any token|expected node content", words) and here[mark.column : mark.column + 1].strip():
         sign = here[mark.column]
         return found(mark.line, mark.column, f"a text cannot begin with {sign}", f'put it between quotes: "{sign}…"')
     before = here[: mark.column].rstrip()
@@ -392,6 +412,7 @@ def _syntax(error: yaml.MarkedYAMLError, text: str, reader: _Reader) -> Finding:
         help = "put a text that begins with a bracket between quotes; else delete what is too much"
         return found(mark.line, mark.column, "text after the closing bracket", help)
     if "flow" in words:
+        begin = reader.open[-1] if reader.open else begin
         if begin.line == mark.line:
             help = "put a comma between two entries, and a text with commas or colons between quotes"
             return found(mark.line, mark.column, "a comma or a closing bracket is missing here", help)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date
 from urllib.parse import urlsplit
 
 from newsletter.checks.examined import Examined
@@ -58,7 +58,7 @@ def _issue(issue: Issue, config: Config) -> Iterator[Finding]:
 
 
 def _stories(issue: Issue, config: Config) -> Iterator[Finding]:
-    first = issue.date - timedelta(days=6)
+    first = date.fromordinal(max(1, issue.date.toordinal() - 6))
     for index, story in enumerate(issue.stories):
         name = f"stories[{index}]"
         if not first <= story.date <= issue.date:
@@ -103,7 +103,7 @@ def _doubles(issue: Issue) -> Iterator[Finding]:
                 )
         for title in story.title.values():
             plain = re.sub(r"\W+", " ", title.casefold()).strip()
-            if titles.setdefault(plain, index) != index:
+            if plain and titles.setdefault(plain, index) != index:
                 message = f"stories[{index}].title: the same title as stories[{titles[plain]}]"
                 yield _finding("same-title", "warning", story.at("title"), message, "remove one of the two stories")
                 break

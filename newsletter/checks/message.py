@@ -9,7 +9,6 @@ from lxml import html as lxml_html
 from newsletter.build import sample_recipient, seal_sample
 from newsletter.checks.examined import Examined
 from newsletter.config import Config
-from newsletter.envelope import Envelope
 from newsletter.errors import Finding, InputError, NewsletterError, Severity, Where
 from newsletter.rendering.edition import Edition, filled
 
@@ -39,8 +38,7 @@ def _finding(code: str, severity: Severity, where: Where | None, message: str, h
 
 def _envelope(edition: Edition, config: Config, where: Where, examined: Examined) -> Iterator[Finding]:
     try:
-        envelope = Envelope(edition)
-        seal_sample(envelope, edition, config, examined.issue.date)
+        seal_sample(edition, config, examined.issue.date)
     except InputError as error:
         yield from error.findings
     except NewsletterError as error:
@@ -79,7 +77,7 @@ def _html(edition: Edition, where: Where) -> Iterator[Finding]:
         yield _finding("forbidden", "error", where, message, "take it out of the template")
     for link in tree.iter("a"):
         words = (
-            link.text_content().strip()
+            str(link.xpath("string()")).strip()
             or link.get("aria-label")
             or "".join(i.get("alt") or "" for i in link.iter("img"))
         )

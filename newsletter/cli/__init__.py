@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -62,14 +63,15 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Begin with `newsletter demo`, or `newsletter init my-news`. Exit codes: 0 done, 1 the input or a check says no, "
-    "2 usage, 3 a provider or database is down.",
+    epilog="Begin with `newsletter demo`, or `newsletter init my-news`. "
+    "Exit codes: 0 done, 1 the input or a check says no, 2 usage, 3 a provider or database is down.",
 )
 @click.version_option(__version__, "-V", "--version", message="newsletter %(version)s")
 @click.option(
     "-w",
     "--workspace",
     default=".",
+    type=click.Path(exists=True, file_okay=False),
     metavar="DIR",
     help="The workspace: the folder of newsletter.yaml. Default: here or above.",
 )
@@ -81,6 +83,9 @@ def group(ctx: click.Context, workspace: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: never with a traceback for what a user or a file did."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for → and …
     sys.exit(run(arguments))
 
 
@@ -90,16 +95,13 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result: Any = group.main(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
     except click.Abort:
         click.echo("stopped", err=True)
         return 130
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:  # `newsletter check … | head`
-        sys.stderr.close()
+    except SystemExit:  # click's answer when nobody reads on: `newsletter check | head`
         return 0
     except Exception as error:
         from newsletter.errors import InputError, NewsletterError, ProviderError
@@ -112,7 +114,8 @@ def run(arguments: list[str] | None = None) -> int:
         if isinstance(error, NewsletterError):
             click.echo(f"error: {error}", err=True)
             return 3 if isinstance(error, ProviderError) else 1
-        if isinstance(error, OSError) and error.filename is not None:
-            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        if isinstance(error, OSError):
+            name = error.filename2 or error.filename  # the second is where a finished file was to be moved
+            click.echo(f"error: {f'{name}: ' if name else ''}{error.strerror or error}", err=True)
             return 1
         raise

@@ -71,9 +71,8 @@ def demo(ctx: click.Context) -> None:
         provider.close()
     accepted = sum(outcome.state == "accepted" for outcome in outcomes)
     click.echo()
-    click.echo(
-        f"{plural(accepted, 'message')} in the outbox, {len(outcomes) - accepted} refused, for {plural(len(rows), 'row')}."
-    )
+    refused = len(outcomes) - accepted
+    click.echo(f"{plural(accepted, 'message')} in the outbox, {refused} refused, for {plural(len(rows), 'row')}.")
     for outcome in outcomes:
         if outcome.state != "accepted":
             click.echo(f"  {outcome.key}: {outcome.detail}")

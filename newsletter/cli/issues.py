@@ -39,6 +39,13 @@ def find_issue(name: str | None, config: Config) -> Path:
     raise click.ClickException(f"there is no issue {name}; {hint}")
 
 
+def _chosen(names: tuple[str, ...], config: Config, *, every: bool) -> list[Path]:
+    """The issues that a command line names; with --all every one, and without either the newest."""
+    if every and (paths := issue_paths(config.issues)):
+        return paths
+    return [find_issue(name, config) for name in names or (None,)]
+
+
 @click.command()
 @click.argument("date", required=False, type=click.DateTime(formats=["%Y-%m-%d"]), metavar="[DATE]")
 @click.pass_context
@@ -230,7 +237,7 @@ def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: 
       newsletter check --all
     """
     config = open_workspace(ctx)
-    paths = issue_paths(config.issues) if every else [find_issue(name, config) for name in issues or (None,)]
+    paths = _chosen(issues, config, every=every)
     templates = _templates(config)
     checked = [(path, check_issue(path, config, templates=templates)) for path in paths]
     if as_json:
@@ -298,7 +305,7 @@ def build(ctx: click.Context, issues: tuple[str, ...], out: Path | None, *, ever
       newsletter build 2017-11-19 --out /tmp/issue
     """
     config = open_workspace(ctx)
-    paths = issue_paths(config.issues) if every else [find_issue(name, config) for name in issues or (None,)]
+    paths = _chosen(issues, config, every=every)
     templates = _templates(config)
     failed = False
     for path in paths:
@@ -309,7 +316,7 @@ def build(ctx: click.Context, issues: tuple[str, ...], out: Path | None, *, ever
             failed = True
             click.echo(f"{config.shown(path)}: not built: {tally(result.findings)}", err=True)
             continue
-        folder = out / path.stem if out and len(paths) > 1 else out or config.root / "build" / path.stem
+        folder = out / path.stem if out and (every or len(paths) > 1) else out or config.root / "build" / path.stem
         made = build_issue(result.issue, result.editions, config)
         write_build(made, folder)
         if mjml and templates:

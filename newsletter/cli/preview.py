@@ -1,13 +1,14 @@
-"""The preview: a local page that shows an issue as readers will get it, with the problems found, and follows every save.
+"""The preview: a local page that shows an issue as readers will get it, with the problems found, and follows saves.
 
-A small server for one machine. It listens on a loopback address only, answers GET and HEAD only, and only to a Host that names
-it (else a web page elsewhere could read an unsent issue through a DNS name of its own that points here). Whatever the files
-of the workspace hold, it goes on: what is wrong becomes findings on the page, above the last rendering that succeeded.
+A small server for one machine. It listens on a loopback address only, answers GET and HEAD only, and only to a Host
+that names it (else a web page elsewhere could read an unsent issue through a DNS name of its own that points here).
+Whatever the files of the workspace hold, it goes on: what is wrong becomes findings on the page, above the last
+rendering that succeeded.
 
-The page (preview.html, .css, .js) asks `/state` what there is to show, puts `/message` into frames, and hears of saves from
-`/events`. The frames are sandboxed without script and without an origin. Therefore nobody can read or set how far they are
-scrolled, and a frame that loads anew would begin at the top (measured in Chromium, for a new src as for a reload of the whole
-page). Instead the element that a save changed first gets an id, and the frame opens there.
+The page (preview.html, .css, .js) asks `/state` what there is to show, puts `/message` into frames, and hears of saves
+from `/events`. The frames are sandboxed without script and without an origin. Therefore nobody can read or set how far
+they are scrolled, and a frame that loads anew would begin at the top (measured in Chromium, for a new src as for a
+reload of the whole page). Instead the element that a save changed first gets an id, and the frame opens there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET6
 from typing import Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from lxml import html as lxml_html
 from watchfiles import watch
@@ -59,8 +60,8 @@ def serve_preview(
 ) -> None:
     """Serves the preview of a workspace until Ctrl-C, beginning with `issue`, or else with the newest.
 
-    Raises InputError for a host that is not a loopback address, for an issue file that is not there, and where no port is
-    free from `port` on. `announce` gets plain lines for the terminal.
+    Raises InputError for a host that is not a loopback address, for an issue file that is not there, and where no port
+    is free from `port` on. `announce` gets plain lines for the terminal.
     """
     with running_preview(root, issue, host=host, port=port, announce=announce) as url:
         if open_browser:  # in a thread of its own: a text browser does not come back
@@ -75,7 +76,10 @@ def serve_preview(
 def running_preview(
     root: Path, issue: Path | None, *, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None]
 ) -> Iterator[str]:
-    """The address of a preview that runs while the context is open; port 0 takes any that is free. Raises as `serve_preview`."""
+    """The address of a preview that runs while the context is open; port 0 takes any that is free.
+
+    Raises what `serve_preview` does.
+    """
     if issue and not issue.is_file():
         raise _no("no-file", "there is no such file", "name an issue file, or none for the newest", str(issue))
     bell = _Bell()
@@ -191,11 +195,11 @@ class _Look:
 
 
 class _Proofs:
-    """Looks at issues, each once per revision, and keeps the last proofs that could be made. For any number of threads."""
+    """Looks at issues, each once per revision, and keeps the last proofs that could be made. Safe for threads."""
 
     def __init__(self, root: Path, given: Path | None, bell: _Bell) -> None:
         self.root, self.bell = root, bell
-        self._given = given
+        self._given, self._first = given, ""
         self._lock = threading.Lock()
         self._known: dict[str, Path] = {}  # every issue seen; a name of a URL is looked up here and is never a path
         self._languages: tuple[str, ...] = ()
@@ -213,7 +217,7 @@ class _Proofs:
             if any(look.revision != revision for look in self._looks.values()):
                 self._looks.clear()
             names = self._names()
-            name = name if name in self._known else next(iter(names), "")
+            name = name if name in self._known else self._first or next(iter(names), "")
             if name not in self._looks:
                 self._looks[name] = self._examine(name, names if name in names else [*names, name], revision)
             return self._looks[name]
@@ -225,12 +229,14 @@ class _Proofs:
             return next((image for image in images if image.name == name), None)
 
     def _names(self) -> list[str]:
-        """The issues there are now, in the order to offer them: the one given first, the others from the newest."""
+        """The issues there are now, the newest first."""
         paths = {path.stem: path for path in reversed(issue_paths(self.root / "issues"))}
         given = self._given
         if given:
             own = given.resolve().parent == (self.root / "issues").resolve()
-            paths = {given.stem if own else str(given): given} | paths
+            self._first = given.stem if own else str(given)
+            self._known[self._first] = given
+            paths |= {self._first: given} if given.exists() else {}
         self._known |= paths
         return list(paths)
 
@@ -242,7 +248,10 @@ class _Proofs:
             config = load_config(self.root)
             self._languages = config.languages
             file = config.shown(self._known[name]) if name else ""
-            if name:
+            if name and not self._known[name].exists():
+                help = "bring it back, or choose another issue"
+                findings = (_finding("gone", "error", Where(path=file), "this file is no longer there", help),)
+            elif name:
                 checked = check_issue(self._known[name], config)
                 findings = checked.findings
                 for language, edition in checked.editions.items():
@@ -257,14 +266,13 @@ class _Proofs:
             help = "undo the last change; if that does not help, report this line"
             findings = (_finding("unexpected", "error", Where(path=file) if file else None, message, help),)
         self._kept |= {(name, language): proof for language, proof in proofs.items()}
-        languages = self._languages or tuple(language for kept, language in self._kept if kept == name)
-        shown = {each: self._kept[name, each] for each in languages if (name, each) in self._kept}
+        shown = {each: self._kept[name, each] for each in self._languages if (name, each) in self._kept}
         return _Look(
             revision=revision,
             issues=tuple(each for each in names if each),
             issue=name,
             file=file,
-            languages=languages,
+            languages=self._languages,
             findings=findings,
             proofs=shown,
             stale=frozenset(shown) - frozenset(proofs),
@@ -300,7 +308,8 @@ _FILLER = re.compile("[\u00a0\u00ad\u034f\u200b-\u200f\u2060\ufeff\\s]+")
 def _preheader(html: str) -> str:
     """What inboxes show beside the subject: the first words of the body, without the filler that keeps others out."""
     body = lxml_html.document_fromstring(html.encode(), parser=lxml_html.HTMLParser(encoding="utf-8")).find("body")
-    return _FILLER.sub(" ", body.text_content()[:240]).strip()[:140] if body is not None else ""
+    words = str(body.xpath("string()")) if body is not None else ""
+    return _FILLER.sub(" ", words[:240]).strip()[:140]
 
 
 _LINK = re.compile(r"""<a\b((?:[^>"']|"[^"]*"|'[^']*')*)>""", re.IGNORECASE)
@@ -318,8 +327,8 @@ _PLACE = re.compile(r"<!--.*?-->|<(?P<tag>p|h[1-6]|li|td|blockquote)\b", re.IGNO
 
 
 def mark_change(html: str, before: str) -> str:
-    """The HTML with the id CHANGED on the element in which it first differs from `before`, if there is one to bear it."""
-    at = len(os.path.commonprefix([html, before]))
+    """The HTML with the id CHANGED on the element in which it first differs from `before`, if there is one for it."""
+    at = len(os.path.commonprefix([html, before]))  # noqa: RUF071 - character by character is what is wanted
     places = [match.end() for match in _PLACE.finditer(html) if match["tag"] and match.end() <= at]
     if not places:
         return html
@@ -338,8 +347,8 @@ _SCHEMES = re.compile(r'(color-schemes?(?:\s*:\s*|"\s+content="))light\s+dark', 
 def as_client(html: str, *, scheme: Literal["light", "dark"], styles: bool) -> str:
     """The HTML as a mail client would show it whose reader prefers `scheme`; without its style sheets if not `styles`.
 
-    A preference for a scheme cannot be given to a frame in every browser, so its media feature is replaced by one that is
-    always, or never, true. (`all` would not do: it makes `screen and (prefers-color-scheme: dark)` invalid.)
+    A preference for a scheme cannot be given to a frame in every browser, so its media feature is replaced by one that
+    is always, or never, true. (`all` would not do: it makes `screen and (prefers-color-scheme: dark)` invalid.)
     """
 
     def answered(match: re.Match[str]) -> str:
@@ -348,18 +357,21 @@ def as_client(html: str, *, scheme: Literal["light", "dark"], styles: bool) -> s
     html = _MEDIA.sub(lambda match: _PREFERS.sub(answered, match[0]), html)
     html = _SCHEMES.sub(rf"\g<1>{scheme}", html)
     html = html if styles else _STYLE.sub("", html)
-    # A message is read at the end of a change, not at its first line: leave some of what stands above it in sight.
-    return html.replace("</head>", f"<style>#{CHANGED} {{ scroll-margin-top: 35vh }}</style></head>", 1)
+    # Some of what stands above a change stays in sight. The page leaves room for a scroll bar, so there is always one.
+    ours = (
+        f"<style>#{CHANGED} {{ scroll-margin-top: 35vh }} html {{ overflow-y: scroll; scrollbar-width: thin }}</style>"
+    )
+    return html.replace("</head>", f"{ours}</head>", 1)
 
 
 # --- watching ---------------------------------------------------------------------------------------------------------
 
 
 class _Watchers:
-    """Rings the bell after each save. Folders are watched, not files: many editors save by putting a new file in the place.
+    """Rings the bell after each save. Folders are watched, not files: many editors save by putting a new file in place.
 
-    One thread watches the workspace's folder itself, not what is below it (a virtual environment, say); the other one watches
-    issues/ and templates/ with all they hold, and begins anew when the first sees one of them come or go.
+    One thread watches the workspace's folder itself, not what is below it (a virtual environment, say); the other one
+    watches issues/ and templates/ with all they hold, and begins anew when the first sees one of them come or go.
     """
 
     def __init__(self, root: Path, given: Path | None, bell: _Bell, announce: Callable[[str], None]) -> None:
@@ -386,16 +398,19 @@ class _Watchers:
                     self._bell.ring()
                 if names & {each.name for each in self._trees}:
                     self._again.set()
+            self._stop.wait(0.5)
 
     def _watch_trees(self) -> None:
-        while not self._stop.is_set():
+        while True:
             self._again.clear()
+            if self._stop.is_set():  # asked only now, or a `close` before the line above would be missed
+                return
             for _ in self._changes(self._trees, self._again, recursive=True):
                 self._bell.ring()
-            self._again.wait(0 if any(each.is_dir() for each in self._trees) else None)
+            self._again.wait(0.5 if any(each.is_dir() for each in self._trees) else None)
 
     def _changes(self, folders: set[Path], stop: threading.Event, *, recursive: bool) -> Iterator[set[str]]:
-        """Names of what changed, until `stop`. First an empty set, when watching has begun: what was saved before that was missed."""
+        """Names of what changed, until `stop`. The first set comes in any case, for what was saved before."""
         there = [each for each in folders if each.is_dir()]
         begun = False
         try:
@@ -405,7 +420,7 @@ class _Watchers:
                     watch_filter=None,
                     debounce=150,
                     step=30,
-                    rust_timeout=250,
+                    rust_timeout=100,
                     yield_on_timeout=True,
                     stop_event=stop,
                     raise_interrupt=False,
@@ -417,19 +432,17 @@ class _Watchers:
                 else ()
             ):
                 names = {Path(path).name for _, path in changes}
-                names = {
-                    name for name in names if name == ".env" or not name.startswith(".") and not name.endswith("~")
-                }
+                names = {name for name in names if name == ".env" or not (name.startswith(".") or name.endswith("~"))}
                 if names or not begun:
                     begun = True
                     yield names
         except Exception as error:  # a folder that has just gone, or a system that has no watches left
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EMFILE) and not self._polling:
+            gone = isinstance(error, (FileNotFoundError, PermissionError))
+            if isinstance(error, OSError) and not gone and not self._polling:
                 self._polling = True
                 self._announce(
                     "The system has no file watches left: looking at the files a few times a second instead."
                 )
-            self._stop.wait(0.5)
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------
@@ -513,12 +526,13 @@ class _Request(BaseHTTPRequestHandler):
             return HTTPStatus.MISDIRECTED_REQUEST, "This is not the name of the preview: use the address it printed."
         if len(self.path) > 2000:
             return HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long."
-        # A page elsewhere may link to the preview, and a sandboxed frame, which has no origin, may load images.
-        site, use = self.headers.get("Sec-Fetch-Site", "none"), self.headers.get("Sec-Fetch-Dest", "")
-        allowed = {"/": "document", "/images": "image"}.get(self.path.partition("?")[0].rpartition("/")[0] or "/")
-        own = [f"http://{name}" for name in self.server.names]
-        foreign = site not in ("none", "same-origin") and use != allowed
-        if foreign or self.headers.get("Origin", own[0]) not in own:
+        # A page elsewhere may link to the preview. A sandboxed frame has no origin: its images come as from elsewhere.
+        path, use = self.path.partition("?")[0], self.headers.get("Sec-Fetch-Dest", "")
+        link = path == "/" and use == "document"
+        image = path.startswith("/images/") and use == "image"
+        site = self.headers.get("Sec-Fetch-Site", "none")
+        own = [None, *(f"http://{name}" for name in self.server.names), *(["null"] if image else [])]
+        if self.headers.get("Origin") not in own or (site not in ("none", "same-origin") and not link and not image):
             return HTTPStatus.FORBIDDEN, "Another site asked for this; only the preview's own page may."
         return None
 
@@ -531,11 +545,11 @@ class _Request(BaseHTTPRequestHandler):
             self.server.announce(f"The preview failed on one request: {type(error).__name__}: {error}")
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "The preview failed; the terminal says why.")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the name that the base class looks for
 
     def _route(self) -> None:
         path, _, rest = self.path.partition("?")
-        query = dict(parse_qsl(rest, max_num_fields=20))
+        query = dict(parse_qsl(rest))
         issue = query.get("issue", "")
         if path == "/":
             state = json.dumps(self.server.proofs.look(issue).as_json()).replace("<", "\\u003c")
@@ -601,7 +615,7 @@ class _Request(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """A short plain text with the same headers as everything else; also what the base class says of a broken request."""
+        """A short plain text, headed like everything else; the base class tells of broken requests by it too."""
         status = HTTPStatus(code)
         self.close_connection = True
         self._answer(f"{message or status.phrase}\n".encode(), _TEXT, status=status)

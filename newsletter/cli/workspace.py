@@ -50,8 +50,7 @@ def init(folder: Path) -> None:
         if ".sqlite3" not in path.name:
             write_file(folder / path.relative_to(sample), path.read_bytes())
     write_file(folder / ".gitignore", GITIGNORE.encode())
-    write_file(folder / ".env", f"NEWSLETTER_SECRET_KEY={secrets.token_urlsafe(32)}\n".encode())
-    (folder / ".env").chmod(0o600)
+    write_file(folder / ".env", f"NEWSLETTER_SECRET_KEY={secrets.token_urlsafe(32)}\n".encode(), mode=0o600)
     click.echo(f"{folder}: a workspace with one sample issue, {newest.name}.")
     click.echo("Next:")
     click.echo(f"  cd {folder}")

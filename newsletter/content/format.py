@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -260,7 +261,8 @@ def _attach(node: Node, text: str) -> tuple[list[str], dict[int, _Notes]]:
 
     A comment stands before what comes next, unless it is indented deeper: then it closes what it is indented like.
     """
-    anchors = list(_anchors(node))
+    anchors = list(_anchors(node))  # in the order of their lines
+    places = [anchor.line for anchor in anchors]
     lines = text.split("\n")
     notes: dict[int, _Notes] = {0: _Notes(), **{anchor.of: _Notes() for anchor in anchors}}
     head: list[str] = []
@@ -268,18 +270,13 @@ def _attach(node: Node, text: str) -> tuple[list[str], dict[int, _Notes]]:
     first = anchors[0].line if anchors else len(lines) + 1
     blanks = [number for number in range(1, first) if not lines[number - 1].strip()]
     for comment in comments:
-        later = [
-            anchor
-            for anchor in anchors
-            if anchor.line > comment.line or (comment.alone and anchor.line == comment.line)
-        ]
-        following = later[0] if later else None
-        earlier = anchors[: len(anchors) - len(later)]
+        start, end = bisect_left(places, comment.line), bisect_right(places, comment.line)
+        earlier = anchors[: start if comment.alone else end]
+        following = anchors[len(earlier)] if len(earlier) < len(anchors) else None
         if not comment.alone:
-            here = [anchor for anchor in earlier if anchor.line == comment.line and anchor.is_entry]
-            here = here or [anchor for anchor in earlier if anchor.line == comment.line] or earlier[-1:]
+            here = [anchor for anchor in anchors[start:end] if anchor.is_entry] or anchors[start:end] or earlier[-1:]
             if here and not notes[here[0].of].beside:
-                notes[here[0].of].beside = comment.text
+                notes[here[0].of].beside = re.sub("^#(?=[^ #])", "# ", comment.text)  # `word #x` would not load
             elif here:
                 notes[here[0].of].before.append(comment.text)
             else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from newsletter.config import Config
 from newsletter.content.markdown import slot_in_result
 from newsletter.errors import Finding, IssueError, Where
-from newsletter.shape import Field, Reading, Record, Shape, Text, nearest, read_record, read_value
+from newsletter.shape import LANGUAGE, WORD, Field, Reading, Record, Shape, Text, nearest, read_record, read_value
 from newsletter.source import Map, Node, Scalar, parse, read_text
 
 IMAGE = Shape(
@@ -199,9 +199,9 @@ def issue_paths(folder: Path) -> list[Path]:
 
 def load_blocks(path: Path, config: Config) -> dict[str, Block]:
     """The standing blocks of a blocks.yaml, by name; none where there is no such file. Raises IssueError."""
-    if not path.exists():
-        return {}
     text, findings = read_text(path, name=config.shown(path), family="block")
+    if any(each.code == "block.not-found" for each in findings):
+        return {}
     if findings:
         raise IssueError(findings)
     return parse_blocks(text, config.shown(path), config)
@@ -220,6 +220,9 @@ def parse_blocks(text: str, name: str, config: Config) -> dict[str, Block]:
                 "type", node.where, "the file: must be a map of block names", "write `aims:` and its keys below"
             )
         for entry in top.entries:
+            if not WORD.fullmatch(entry.key):
+                message = f"{entry.key}: a block's name has only letters, digits, - and _"
+                reading.report("word", entry.where, message, "rename it")
             record = read_value(entry.value, shape, reading, at=entry.key)
             _check_slots(record, BLOCK, reading, at=f"{entry.key}.")
             if _complete(record, BLOCK):
@@ -333,6 +336,13 @@ def _folder_stories(folder: Path, config: Config, findings: list[Finding]) -> li
         if stem and language in config.languages:
             translations.append((stem, language, path))
             continue
+        if stem and LANGUAGE.fullmatch(language.lower()) and (folder / f"{stem}.md").is_file():
+            message = f"{language}, in the file's name, is not a language of this workspace"
+            message += nearest(language, config.languages)
+            help = f"name it {' or '.join(f'{stem}.{each}.md' for each in config.languages)}"
+            where = Where(path=config.shown(path))
+            findings.append(Finding(code="issue.language", severity="error", where=where, message=message, help=help))
+            continue
         story = load_story(path, config, findings)
         if story:
             stories[path.stem] = story
@@ -356,7 +366,7 @@ def load_story(path: Path, config: Config, findings: list[Finding], *, language:
     """
     name = config.shown(path)
     reading = Reading(family="issue", languages=config.languages, language=language)
-    if not path.resolve().is_relative_to(config.issues.resolve()):
+    if not _inside(path, config.issues):
         help = "put the file itself into the folder"
         reading.report("outside", Where(path=name), "is a link to a file outside issues/", help)
         findings += reading.findings
@@ -374,7 +384,7 @@ def load_story(path: Path, config: Config, findings: list[Finding], *, language:
             body = Scalar(text=text[match.end() :], where=Where(path=name, line=line), plain=False)
             summary = STORY.field("summary")
             assert summary is not None
-            record = _with_summary(record, read_value(body, summary, reading, at="summary"), reading)
+            record = _with_summary(record, read_value(body, summary, reading, at="summary"), body.where, reading)
             _check_slots(record, STORY, reading)
     elif not reading.findings:
         help = "begin the file with a line ---, the keys title: and date:, and another line ---"
@@ -383,14 +393,22 @@ def load_story(path: Path, config: Config, findings: list[Finding], *, language:
     return _story(record) if record and not reading.findings else None
 
 
-def _with_summary(record: Record, body: Text | None, reading: Reading) -> Record:
+def _inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # RuntimeError: a link that leads back to itself
+        return False
+
+
+def _with_summary(record: Record, body: Text | None, where: Where, reading: Reading) -> Record:
     given = dict(record["summary"] or {})
     for language, text in (body or {}).items():
         if language in given:
             message = f"summary.{language}: stands in the front matter and below it"
             reading.report("duplicate-key", record.marks["summary"], message, "keep one of them")
         given[language] = text
-    return Record(values={**record.values, "summary": given or None}, marks=record.marks, where=record.where)
+    values, marks = {**record.values, "summary": given or None}, {"summary": where, **record.marks}
+    return Record(values=values, marks=marks, where=record.where)
 
 
 def _merged(original: Story, translation: Story) -> Story:

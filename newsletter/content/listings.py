@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import dropwhile, takewhile
+from itertools import dropwhile, pairwise, takewhile
 
 from newsletter.content.dates import find_date, parse_date
 from newsletter.content.prose import (
@@ -35,31 +35,40 @@ def read_listing(text: str, name: str) -> Clippings:
     Text above the first title is no story: it comes back with a `problem`. The first line that is a link and nothing else
     becomes a story's url, a line "Source: …" its source; both leave the summary.
     """
-    lines = _read_lines(text)
+    stories = read_lines(_read_lines(text), name)
+    if not stories:
+        help = "each story needs a line with its date (19 November 2017) under or above its title; or add it by hand"
+        raise refuse("no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help)
+    return Clippings(stories=tuple(stories))
+
+
+def read_lines(lines: Sequence[Line], name: str) -> list[Clipping]:
+    """What `read_listing` finds in a text's lines, or in those of a page; nothing where there is no dated title."""
     headings = _headings(lines)
     if not any(heading.day for heading in headings):
-        help = "each story needs a line with its date (19 November 2017) under or above its title; or add it by hand"
-        raise refuse(
-            "no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help
-        )
+        return []
     entries = _spread(headings, lines)
     ends = _ends(headings, len(lines))
-    write = keep_markdown if any(line.mark.startswith("#") for line in lines) else paragraph
+    write = keep_markdown if any(line.mark.startswith("#") and not line.said for line in lines) else paragraph
     stories = [_clipping(lines, heading, ends[heading.top], name, write) for heading in entries]
     above = [line for line in lines[: entries[0].top] if line.words]
     if above:
         problem = "stands above the first story"
         where = Where(path=name, line=above[0].number)
         stories.insert(0, Clipping(title=clean_line(above[0].words), problem=problem, where=where))
-    return Clippings(stories=tuple(stories))
+    return stories
 
 
 # --- lines ---
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Line:
-    """One line. `mark` is what it begins with, or is set off by: a bullet, "1" for any number, #, ##, an underline's sign."""
+class Line:
+    """One line of a text, or one paragraph of a page.
+
+    `mark` is what it begins with or is set off by: a bullet, "1" for any number, #, ##, "=" or "~" for an underline, "_" for
+    bold. A page's line also has its Markdown and its links.
+    """
 
     number: int
     indent: int = 0
@@ -67,6 +76,8 @@ class _Line:
     words: str = ""  # without the mark; "" for a blank line and for a rule
     rule: bool = False
     day: date | None = None  # the line is this date and nothing else
+    said: str = ""  # Markdown; "" where the words are still to be escaped
+    urls: tuple[str, ...] = ()
 
     @property
     def heading(self) -> bool:
@@ -89,21 +100,21 @@ _HASHES = re.compile(r"(\s{0,3})(#{1,6})\s+(.*?)\s*#*")
 _BOLD = re.compile(r"(\s*)(\*\*|__)(.+)\2")
 
 
-def _read_lines(text: str) -> list[_Line]:
-    lines: list[_Line] = []
+def _read_lines(text: str) -> list[Line]:
+    lines: list[Line] = []
     for number, raw in enumerate(text.split("\n"), 1):
         line = clean(raw.expandtabs(4)).rstrip()
         if _RULE.fullmatch(line):
             if _underlines(line.strip(), lines):
                 lines[-1] = replace(lines[-1], mark="=" if line.strip()[0] == "=" else "~")
             else:
-                lines.append(_Line(number=number, rule=True))
+                lines.append(Line(number=number, rule=True))
             continue
         lines.append(_read_line(line, number))
     return lines
 
 
-def _read_line(line: str, number: int) -> _Line:
+def _read_line(line: str, number: int) -> Line:
     indent = len(line) - len(line.lstrip())
     words = line.strip()
     day = parse_date(words)
@@ -114,10 +125,10 @@ def _read_line(line: str, number: int) -> _Line:
         mark, words = "_", match[3].strip()
     elif not day and (match := _BULLET.match(line)):
         mark, words = match[2] or match[3] or "1", line[match.end() :].strip()
-    return _Line(number=number, indent=indent, mark=mark, words=words, day=day or parse_date(words.strip("*_ ")))
+    return Line(number=number, indent=indent, mark=mark, words=words, day=day or parse_date(words.strip("*_ ")))
 
 
-def _underlines(rule: str, lines: Sequence[_Line]) -> bool:
+def _underlines(rule: str, lines: Sequence[Line]) -> bool:
     """Whether a row of signs is the underline of the line above it, not a rule under a paragraph."""
     above = lines[-1] if lines else None
     if above is None or not above.words or above.heading or above.words.endswith(".") or rule[0] not in "=-~_":
@@ -141,7 +152,7 @@ class _Heading:
     omit: int = -1  # a line of the body that is the date
 
 
-def _headings(lines: Sequence[_Line]) -> list[_Heading]:
+def _headings(lines: Sequence[Line]) -> list[_Heading]:
     """The head of every entry, in order."""
     alone = _dates_alone(lines)
     beside = _dates_beside(lines)
@@ -170,10 +181,10 @@ def _taken(headings: Iterable[_Heading]) -> set[int]:
 def _ends(headings: Iterable[_Heading], last: int) -> dict[int, int]:
     """The line at which each entry ends, by the line at which it begins."""
     tops = sorted(heading.top for heading in headings)
-    return dict(zip(tops, [*tops[1:], last], strict=True))
+    return dict(pairwise([*tops, last]))
 
 
-def _neighbour(lines: Sequence[_Line], at: int, step: int) -> int:
+def _neighbour(lines: Sequence[Line], at: int, step: int) -> int:
     """The nearest line of words above or below a line with at most two blank lines between, or -1."""
     for number in range(at + step, at + 4 * step, step):
         if not 0 <= number < len(lines) or lines[number].rule:
@@ -183,7 +194,7 @@ def _neighbour(lines: Sequence[_Line], at: int, step: int) -> int:
     return -1
 
 
-def _likeness(lines: Sequence[_Line], at: int) -> int:
+def _likeness(lines: Sequence[Line], at: int) -> int:
     """How much a line looks like a title."""
     if at < 0:
         return 0
@@ -194,7 +205,7 @@ def _likeness(lines: Sequence[_Line], at: int) -> int:
     return (2 if line.mark else 0) + (2 if line.heading else 0) + (1 if short else 0) - (1 if tail else 0)
 
 
-def _dates_alone(lines: Sequence[_Line]) -> list[_Heading]:
+def _dates_alone(lines: Sequence[Line]) -> list[_Heading]:
     """The heads whose date has a line of its own, above or below the title, whichever fits this listing better."""
     days = [number for number, line in enumerate(lines) if line.day]
     words = [number for number, line in enumerate(lines) if line.words]
@@ -210,7 +221,7 @@ def _dates_alone(lines: Sequence[_Line]) -> list[_Heading]:
     return [heading for heading in found if heading]
 
 
-def _head_above(lines: Sequence[_Line], at: int) -> _Heading | None:
+def _head_above(lines: Sequence[Line], at: int) -> _Heading | None:
     last = _neighbour(lines, at, -1)
     marked = next((number for number in range(at - 1, -1, -1) if lines[number].mark or lines[number].day), -1)
     if marked >= 0 and marked < last and lines[marked].heading and _likeness(lines, last) <= 1:
@@ -226,14 +237,14 @@ def _head_above(lines: Sequence[_Line], at: int) -> _Heading | None:
     return _Heading(title=(first, last + 1), day=lines[at].day, top=first, body=at + 1)
 
 
-def _wraps(lines: Sequence[_Line], at: int) -> bool:
+def _wraps(lines: Sequence[Line], at: int) -> bool:
     """Whether a line runs on into the next: long, and not the end of a sentence."""
     line = lines[at]
     full = len(line.words) >= 45 and not re.search(r"[.!?:;)\"”»]$", line.words)
     return bool(line.words) and full and not line.day and not _meta(line.words)
 
 
-def _head_below(lines: Sequence[_Line], at: int) -> _Heading | None:
+def _head_below(lines: Sequence[Line], at: int) -> _Heading | None:
     first = _neighbour(lines, at, 1)
     if first < 0 or len(lines[first].words) > _TITLE:
         return None
@@ -249,9 +260,9 @@ def _head_below(lines: Sequence[_Line], at: int) -> _Heading | None:
 _BETWEEN = " \t—–-|:,;·•"
 
 
-def _dates_beside(lines: Sequence[_Line]) -> list[_Heading]:
+def _dates_beside(lines: Sequence[Line]) -> list[_Heading]:
     """The heads whose title and date share one line: "Title — 19 November 2017", "19/11/2017: Title", "Title (19/11/2017)"."""
-    found = []
+    found: list[_Heading] = []
     for at, line in enumerate(lines):
         date_in = find_date(line.words) if line.words and not line.day and len(line.words) <= _TITLE + 40 else None
         follows = bool(found) and found[-1].body == at  # one such line under the other
@@ -267,19 +278,19 @@ def _dates_beside(lines: Sequence[_Line]) -> list[_Heading]:
     return found
 
 
-def _begins(lines: Sequence[_Line], at: int) -> bool:
+def _begins(lines: Sequence[Line], at: int) -> bool:
     above = lines[at - 1].words if at else ""
     return not above or bool(re.search(r"[.!?…»”\")\]]$", above)) or bool(_meta(above))
 
 
-def _fits_before(after: str, title: str, line: _Line) -> bool:
+def _fits_before(after: str, title: str, line: Line) -> bool:
     """Whether what follows a date is a title: behind a sign that parts them, or plainly no sentence."""
     if re.match(r"\s*[:|·]|\s+[—–-]|\s{2,}", after):
         return not title.endswith(".") or len(title) <= 100
     return not title.endswith((".", ",")) and (bool(line.mark) or (title[:1].isupper() and after[:1] == " "))
 
 
-def _fits_after(before: str, title: str, line: _Line, after: str) -> bool:
+def _fits_after(before: str, title: str, line: Line, after: str) -> bool:
     if after.strip() or title.endswith("."):
         return False
     return bool(
@@ -287,7 +298,7 @@ def _fits_after(before: str, title: str, line: _Line, after: str) -> bool:
     )
 
 
-def _marks(lines: Sequence[_Line], headings: Sequence[_Heading]) -> dict[str, int]:
+def _marks(lines: Sequence[Line], headings: Sequence[_Heading]) -> dict[str, int]:
     """The marks that titles carry here, each with the deepest indentation at which it makes a title."""
     marks: dict[str, int] = {}
     for heading in headings:
@@ -300,12 +311,12 @@ def _marks(lines: Sequence[_Line], headings: Sequence[_Heading]) -> dict[str, in
     return marks
 
 
-def _first_paragraph(body: Sequence[_Line]) -> Iterator[_Line]:
+def _first_paragraph(body: Sequence[Line]) -> Iterator[Line]:
     """Of an entry only this is sure to be its own: what follows may be an entry without a date."""
     return takewhile(lambda line: line.words, dropwhile(lambda line: not line.words, body))
 
 
-def _in_list(lines: Sequence[_Line], at: int) -> bool:
+def _in_list(lines: Sequence[Line], at: int) -> bool:
     """Whether a marked line is one of a run of items, not a title: another such item stands right above or below it."""
     line = lines[at]
     if not line.bullet:
@@ -323,7 +334,7 @@ def _in_list(lines: Sequence[_Line], at: int) -> bool:
     return False
 
 
-def _opens(lines: Sequence[_Line], at: int, following: int) -> bool:
+def _opens(lines: Sequence[Line], at: int, following: int) -> bool:
     """Whether a marked line has a body of its own under it, with no blank line before the next mark: a compact listing."""
     body = lines[at + 1 : following]
     return (
@@ -335,7 +346,7 @@ def _opens(lines: Sequence[_Line], at: int, following: int) -> bool:
     )
 
 
-def _inner_marks(lines: Sequence[_Line], head: _Heading) -> dict[str, int]:
+def _inner_marks(lines: Sequence[Line], head: _Heading) -> dict[str, int]:
     """The mark of the titles under the only date there is, which is then the date of a whole newsletter."""
     own = lines[head.title[0]].mark
     found: dict[str, list[int]] = {}
@@ -350,13 +361,14 @@ def _inner_marks(lines: Sequence[_Line], head: _Heading) -> dict[str, int]:
     return {first: marks[first]} if marks else {}
 
 
-def _undated(lines: Sequence[_Line], dated: Sequence[_Heading], marks: dict[str, int]) -> Iterator[_Heading]:
+def _undated(lines: Sequence[Line], dated: Sequence[_Heading], marks: dict[str, int]) -> Iterator[_Heading]:
     """Lines that are titles by the marks of the dated ones, or, under the last story, by their looks."""
     if not dated:
         return
     taken = _taken(dated)
     ruled = sum(heading.top > 0 and _under_rule(lines, heading.top) for heading in dated) * 2 >= len(dated)
-    last = max(dated, key=lambda heading: heading.top)
+    last = max(heading.body for heading in dated)
+    told = next((at for at in range(last, len(lines)) if lines[at].words), last)  # where the last story's text begins
     compact = any(line.words and not line.mark for heading in dated for line in lines[heading.body : heading.body + 1])
     for at, line in enumerate(lines):
         if not line.words or at in taken:
@@ -364,12 +376,12 @@ def _undated(lines: Sequence[_Line], dated: Sequence[_Heading], marks: dict[str,
         ours = line.mark in marks and line.indent <= marks[line.mark]
         if ours and not line.heading:
             ours = _starts_entry(lines, at, compact=compact) and (len(line.words) <= _TITLE)
-        looks = not marks and at > last.body and _looks_like_title(lines, at, last)
+        looks = not marks and at > told and _looks_like_title(lines, at)
         if ours or looks or (ruled and _under_rule(lines, at) and _likeness(lines, at) > 0):
             yield _Heading(title=(at, at + 1), top=at, body=at + 1)
 
 
-def _starts_entry(lines: Sequence[_Line], at: int, *, compact: bool) -> bool:
+def _starts_entry(lines: Sequence[Line], at: int, *, compact: bool) -> bool:
     above = lines[at - 1] if at else None
     if above and above.words and not compact:
         return False
@@ -383,11 +395,11 @@ def _starts_entry(lines: Sequence[_Line], at: int, *, compact: bool) -> bool:
     return not _in_list(lines, at)
 
 
-def _run(lines: Sequence[_Line], at: int) -> bool:
+def _run(lines: Sequence[Line], at: int) -> bool:
     return at + 1 < len(lines) and lines[at + 1].bullet
 
 
-def _under_rule(lines: Sequence[_Line], at: int) -> bool:
+def _under_rule(lines: Sequence[Line], at: int) -> bool:
     while at > 0 and not lines[at - 1].words:
         at -= 1
         if lines[at].rule:
@@ -395,17 +407,16 @@ def _under_rule(lines: Sequence[_Line], at: int) -> bool:
     return False
 
 
-def _looks_like_title(lines: Sequence[_Line], at: int, last: _Heading) -> bool:
-    """A short line between blank ones, no sentence, with a longer paragraph under it; and the story above has its text."""
+def _looks_like_title(lines: Sequence[Line], at: int) -> bool:
+    """A short line between blank ones, no sentence, with a longer paragraph under it."""
     line = lines[at]
     following = _neighbour(lines, at, 1)
     alone = at > 0 and not lines[at - 1].words and following > at + 1
-    told = any(each.words for each in lines[last.body : at])
     short = len(line.words) <= 80 and not re.search(r"[.,;:]$", line.words) and not line.mark and not _meta(line.words)
-    return alone and told and short and (len(lines[following].words) > len(line.words) or lines[following].bullet)
+    return alone and short and (len(lines[following].words) > len(line.words) or lines[following].bullet)
 
 
-def _spread(headings: Sequence[_Heading], lines: Sequence[_Line]) -> list[_Heading]:
+def _spread(headings: Sequence[_Heading], lines: Sequence[Line]) -> list[_Heading]:
     """The entries of the listing, each with its end; undated titles get the date that is meant for them.
 
     One date above several titles is the date of all: where it is the only one (a past newsletter), or where the listing
@@ -418,14 +429,6 @@ def _spread(headings: Sequence[_Heading], lines: Sequence[_Line]) -> list[_Headi
             groups.append(0)
         elif groups:
             groups[-1] += 1
-    dates_first = sum(heading.top < heading.title[0] for heading in dated) * 2 > len(dated)
-    if dates_first and (any(groups[:-1]) or (len(groups) == 1 and groups[0])):
-        day = None
-        spread = []
-        for heading in headings:
-            day = heading.day or day
-            spread.append(replace(heading, day=day))
-        return spread
     head = lines[dated[0].title[0]]
     if (
         len(dated) == 1
@@ -434,6 +437,14 @@ def _spread(headings: Sequence[_Heading], lines: Sequence[_Line]) -> list[_Headi
         and lines[headings[1].title[0]].mark != head.mark
     ):
         return [replace(heading, day=dated[0].day) for heading in headings[1:]]
+    dates_first = sum(heading.top < heading.title[0] for heading in dated) * 2 > len(dated)
+    if dates_first and (any(groups[:-1]) or (len(groups) == 1 and groups[0])):
+        day = None
+        spread = []
+        for heading in headings:
+            day = heading.day or day
+            spread.append(replace(heading, day=day))
+        return spread
     return list(headings)
 
 
@@ -446,6 +457,8 @@ _MORE = (
     r"|read (?:more|on|the (?:full )?(?:story|article))|continue reading|details|see(?: also)?|leer m[aá]s|ver m[aá]s|seguir leyendo"
     r"|nota completa|texto completo|available (?:at|from))"
 )
+MORE = re.compile(rf"\W*{_MORE}(?:\s+(?:here|aqu[ií]|about .*|of .*|sobre .*))?\W*", re.IGNORECASE)
+"""What a link says that leads to the whole story and tells nothing of it."""
 _LINK = re.compile(rf"(?:\[?{_MORE}\]?\s*(?:here|aqu[ií])?\s*[:→»>-]*\s*[(]?)?{_URL}[)]?", re.IGNORECASE)
 _MARKDOWN_LINK = re.compile(r"\[([^\[\]]+)\]\((https?://[^\s()]+)\)")
 
@@ -457,23 +470,27 @@ def _meta(words: str) -> bool:
 _Write = Callable[[Iterable[str]], str]
 
 
-def _clipping(lines: Sequence[_Line], heading: _Heading, end: int, name: str, write: _Write) -> Clipping:
+def _clipping(lines: Sequence[Line], heading: _Heading, end: int, name: str, write: _Write) -> Clipping:
     """The entry under a heading, up to the line `end`."""
     words = heading.words or " ".join(line.words for line in lines[slice(*heading.title)])
     linked = _MARKDOWN_LINK.search(words)
-    url = clean_url(linked[2]) if linked else None
+    heads = lines[slice(*heading.title)]
+    url = clean_url(linked[2]) if linked else next((url for line in heads for url in line.urls), None)
     title = clean_line(
         re.sub(r"\*\*|__", "", _MARKDOWN_LINK.sub(r"\1", words)) if linked or write is keep_markdown else words
     )
     source = ""
-    body: list[_Line] = []
+    body: list[Line] = []
     for number, line in enumerate(lines[heading.body : end], heading.body):
-        link, credit = _LINK.fullmatch(line.words), _SOURCE.fullmatch(line.words)
-        linked = _MARKDOWN_LINK.fullmatch(line.words)
         if number == heading.omit or line.rule:
             continue
-        if url is None and (link or linked):
-            url = clean_url((link or linked)[1 if link else 2])
+        if line.urls and MORE.fullmatch(line.words):
+            url = url or line.urls[0]
+            continue
+        credit = _SOURCE.fullmatch(line.words)
+        linked = _MARKDOWN_LINK.fullmatch(line.words) or _LINK.fullmatch(line.words)
+        if url is None and linked:
+            url = clean_url(linked[linked.lastindex or 0])
             if url:
                 continue
         if credit and not source and not line.mark:
@@ -488,13 +505,13 @@ def _clipping(lines: Sequence[_Line], heading: _Heading, end: int, name: str, wr
 class _Part:
     """A paragraph (`depth` 0) or an item of a list under construction."""
 
-    lines: list[str]
+    lines: list[Line]
     depth: int = 0
     marker: str = ""
     prefix: str = ""
 
 
-def _markdown(lines: Sequence[_Line], write: _Write) -> str:
+def _markdown(lines: Sequence[Line], write: _Write) -> str:
     """The lines of a body as Markdown: wrapped lines joined, bullets and numbers as lists, nested as they are indented."""
     parts: list[_Part] = []
     open_items: list[tuple[int, str]] = []  # the indentation of each open item's bullet, and its marker
@@ -511,26 +528,29 @@ def _markdown(lines: Sequence[_Line], write: _Write) -> str:
             counts = {level: count for level, count in counts.items() if level <= depth}
             counts[depth] = counts.get(depth, 0) + 1 if line.mark == "1" else 0
             open_items.append((line.indent, f"{counts[depth]}. " if line.mark == "1" else "- "))
-            parts.append(_Part(lines=[line.words], depth=depth, marker=open_items[-1][1], prefix=prefix))
+            parts.append(_Part(lines=[line], depth=depth, marker=open_items[-1][1], prefix=prefix))
             joined = True
         elif line.heading:
-            parts.append(_Part(lines=[line.words], marker="**"))
+            parts.append(_Part(lines=[line], marker="**"))
             open_items.clear()
             counts.clear()
             joined = False
         elif joined:
-            parts[-1].lines.append(line.words)
+            parts[-1].lines.append(line)
         else:
             while open_items and line.indent < open_items[-1][0] + 2:
                 open_items.pop()
             counts = {level: count for level, count in counts.items() if level <= len(open_items)}
             prefix = "".join(" " * len(marker) for _, marker in open_items)
-            parts.append(_Part(lines=[line.words], depth=len(open_items), prefix=prefix))
+            parts.append(_Part(lines=[line], depth=len(open_items), prefix=prefix))
             joined = True
     written = ""
     for before, part in zip([None, *parts], parts, strict=False):
-        text = write(part.lines)
-        text = f"**{text}**" if part.marker == "**" else f"{part.prefix}{part.marker}{text}"
+        said = part.lines[0].said
+        text = said.replace("\n", f"\n{part.prefix}{' ' * len(part.marker)}") or write(line.words for line in part.lines)
+        if part.marker == "**":
+            text = text if said else f"**{text}**"
+        text = text if part.marker == "**" else f"{part.prefix}{part.marker}{text}"
         tight = before and before.depth and part.depth and part.marker
         written += ("\n" if tight else "\n\n" if before else "") + text
     return written.strip()

@@ -17,6 +17,7 @@ from urllib.parse import quote, urljoin
 
 import lxml.html
 from lxml import etree
+from lxml.html import HtmlElement
 
 from newsletter.errors import CollectError, Finding, Where
 from newsletter.shape import UNPRINTABLE, Field, Reading, read_value
@@ -151,6 +152,8 @@ _STRONG, _STRONG_END, _EM, _EM_END, _MARK2, _MARK1, _LINK, _URL, _URL_END, _CELL
     "\x01\x02\x03\x04\x05\x06\x0e\x0f\x10\x11"
 )
 
+_SIGNS = re.compile(f"{_URL}[0-9]+{_URL_END}|[{_STRONG}{_STRONG_END}{_EM}{_EM_END}{_LINK}{_URL}{_URL_END}{_CELL}]")
+
 _INLINE = re.compile(
     r"\\(?=[!-/:-@\[-`{-~]|$)"  # a backslash that would escape something
     r"|`"
@@ -218,7 +221,7 @@ _DROPPED = frozenset(
 _BLOCKS = frozenset(
     "p div section article main header footer aside nav figure figcaption h1 h2 h3 h4 h5 h6 ul ol li dl dt dd table caption "
     "thead tbody tfoot tr blockquote pre hr address details summary fieldset center body html".split()
-)
+) | {"newsletter-day"}
 _INLINE_MARKS = {
     "b": (_STRONG, _STRONG_END),
     "strong": (_STRONG, _STRONG_END),
@@ -228,7 +231,7 @@ _INLINE_MARKS = {
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 
 
-def parse_html(text: str) -> lxml.html.HtmlElement:
+def parse_html(text: str) -> HtmlElement:
     """The document in a text; of broken HTML whatever can be read. Never raises.
 
     Where elements nest deeper than libxml2 follows (2048 levels), all but the plainest tags are dropped, so that no word is.
@@ -238,10 +241,11 @@ def parse_html(text: str) -> lxml.html.HtmlElement:
     return root if whole else _parsed(re.sub(rf"<(?!/?(?:{_PLAINEST})\b)[^>]*>", " ", text))[0]
 
 
+_TAG = re.compile(r"<[A-Za-z/!?]")
 _PLAINEST = "p|br|a|li|h[1-6]|time|script|style"
 
 
-def _parsed(text: str) -> tuple[lxml.html.HtmlElement, bool]:
+def _parsed(text: str) -> tuple[HtmlElement, bool]:
     parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
     try:
         root = lxml.html.document_fromstring(text.encode(), parser=parser)
@@ -252,12 +256,12 @@ def _parsed(text: str) -> tuple[lxml.html.HtmlElement, bool]:
 
 def html_line(html: str) -> str:
     """The words of a bit of HTML as one clean line."""
-    if "<" not in html:
+    if not _TAG.search(html):
         return clean_line(unescape(html))
     return element_line(parse_html(f"<div>{html}</div>"))
 
 
-def element_line(element: lxml.html.HtmlElement) -> str:
+def element_line(element: HtmlElement) -> str:
     """An element's words as one clean line. A `<br>` or a block parts words; scripts and the like say nothing."""
     parts: list[str] = []
     walker = etree.iterwalk(element, events=("start", "end"))
@@ -265,7 +269,7 @@ def element_line(element: lxml.html.HtmlElement) -> str:
         edge = " " if each.tag in _BLOCKS or each.tag in ("br", "td", "th") else ""
         if event == "start":
             parts.append(edge)
-            if each.tag in _DROPPED:
+            if each.tag in _DROPPED or each.tag == DAY:
                 walker.skip_subtree()
             else:
                 parts.append(each.text or "")
@@ -276,27 +280,60 @@ def element_line(element: lxml.html.HtmlElement) -> str:
 
 def html_markdown(html: str, base: str = "") -> str:
     """A bit of HTML (of a feed's entry) as clean Markdown; `base` is what its links are relative to."""
-    if "<" not in html:
+    if not _TAG.search(html):
         return plain_markdown(unescape(html))
     return elements_markdown([parse_html(f"<div>{html}</div>")], base)
 
 
-def elements_markdown(
-    elements: Sequence[lxml.html.HtmlElement],
-    base: str = "",
-    *,
-    leave_out: Iterable[lxml.html.HtmlElement] = (),
-    tails: bool = False,
-) -> str:
+def elements_markdown(elements: Iterable[HtmlElement], base: str = "", *, leave_out: Iterable[HtmlElement] = ()) -> str:
     """Elements of a page as clean Markdown: bold, italics, links, lists and quotes stay, headings become bold paragraphs,
-    the cells of a table's row stand in one line, pictures and programs go. `tails`: with the text behind each element."""
-    writer = _Markdown(base, set(leave_out))
+    the cells of a table's row stand in one line, pictures and programs go."""
+    return markdown_of(paragraphs(elements, base, leave_out=leave_out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paragraph:
+    """One paragraph of a page. `first` and `rest` are what its lines begin with in Markdown: marks of lists and quotes."""
+
+    words: str  # plain; a line end for each <br>
+    markdown: str
+    first: str = ""
+    rest: str = ""
+    heading: int = 0  # 1 to 6 for h1 to h6
+    strong: bool = False  # all of it is bold, or is a link
+    urls: tuple[str, ...] = ()  # what it links to
+    day: str = ""  # a `DAY` element's date
+    apart: bool = True  # no item right under another one
+    line: int = 0
+
+
+DAY = "newsletter-day"
+"""An element of ours, put into pages in the place of a date: `<newsletter-day date="2017-11-19">`."""
+
+
+def paragraphs(
+    elements: Iterable[HtmlElement], base: str = "", *, leave_out: Iterable[HtmlElement] = ()
+) -> list[Paragraph]:
+    """The paragraphs of elements of a page, in order."""
+    writer = _Writer(base, set(leave_out))
     for element in elements:
         writer.walk(element)
-        if tails:
-            writer.say(element.tail)
     writer.flush()
-    return _no_slots("".join(writer.out))
+    return writer.paragraphs
+
+
+def markdown_of(paragraphs: Iterable[Paragraph]) -> str:
+    """Paragraphs as one Markdown text."""
+    written = ""
+    before = None
+    for each in paragraphs:
+        if before:
+            quoted = each.rest.rstrip() if ">" in each.rest and ">" in before.rest else ""
+            written += f"\n{quoted}\n" if each.apart else "\n"
+        text = f"**{each.markdown.replace('**', '')}**" if each.heading else each.markdown
+        written += each.first + text.replace("\n", f"\n{each.rest}")
+        before = each
+    return _no_slots(written)
 
 
 @dataclass(kw_only=True)
@@ -309,21 +346,22 @@ class _Level:
     indent: str = ""
 
 
-class _Markdown:
-    """Writes elements as Markdown while they are walked; a class, because the open levels and links go everywhere.
+class _Writer:
+    """Takes a page apart into paragraphs while it is walked; a class, because the open levels and links go everywhere.
 
     Walked, not recursed into: pages nest deeper than Python's stack.
     """
 
-    def __init__(self, base: str, leave_out: set[lxml.html.HtmlElement]) -> None:
+    def __init__(self, base: str, leave_out: set[HtmlElement]) -> None:
         self.base, self.leave_out = base, leave_out
-        self.out: list[str] = []
+        self.paragraphs: list[Paragraph] = []
         self.pieces: list[str] = []
         self.urls: list[str] = []
         self.levels: list[_Level] = []
-        self.listed = self.quoted = False  # whether the last paragraph stands in a list, in a quote
+        self.listed = False  # whether the last paragraph stands in a list
+        self.line = 0
 
-    def walk(self, root: lxml.html.HtmlElement) -> None:
+    def walk(self, root: HtmlElement) -> None:
         walker = etree.iterwalk(root, events=("start", "end"))
         for event, element in walker:
             if event == "start":
@@ -347,10 +385,11 @@ class _Markdown:
         elif text:
             self.pieces.append(clean(re.sub(r"\s+", " ", text)))
 
-    def start(self, element: lxml.html.HtmlElement) -> None:
+    def start(self, element: HtmlElement) -> None:
         tag = element.tag
         if tag in _BLOCKS:
             self.flush()
+            self.line = int(element.sourceline or self.line)
         if tag == "br":
             self.pieces.append("\n")
         elif tag in _INLINE_MARKS:
@@ -363,17 +402,21 @@ class _Markdown:
             self.levels.append(_Level(kind=tag, number=int(start) if re.fullmatch("[0-9]{1,6}", start) else 1))
         elif tag == "li":
             owner = next((level for level in reversed(self.levels) if level.kind in ("ul", "ol")), None)
-            marker = f"{owner.number}. " if owner and owner.kind == "ol" else "- "
-            if owner:
+            if owner:  # an item without its list is but a block
+                marker = f"{owner.number}. " if owner.kind == "ol" else "- "
                 owner.number += 1
-            self.levels.append(_Level(kind="li", marker=marker, indent=" " * len(marker)))
+                self.levels.append(_Level(kind="li", marker=marker, indent=" " * len(marker)))
         elif tag == "blockquote":
-            self.levels.append(_Level(kind="quote", indent="> "))
+            self.levels.append(_Level(kind="blockquote", indent="> "))
 
-    def end(self, element: lxml.html.HtmlElement) -> None:
+    def end(self, element: HtmlElement) -> None:
         tag = element.tag
         if tag in _HEADINGS:
-            self.flush(bold=True)
+            self.flush(heading=int(tag[1]))
+        elif tag == DAY:
+            above = next((each for each in element.iterancestors() if each.tag in _HEADINGS), None)
+            alone = above is not None and not element_line(above)
+            self.flush(day=element.get("date") or "", heading=int(above.tag[1]) if above is not None and alone else 0)
         elif tag in _BLOCKS:
             self.flush()
         if tag in _INLINE_MARKS:
@@ -385,21 +428,23 @@ class _Markdown:
                 self.urls.append(url)
         elif tag in ("td", "th"):
             self.pieces.append(_CELL)
-        elif tag in ("ul", "ol", "li", "blockquote") and self.levels:
+        elif self.levels and self.levels[-1].kind == tag:
             self.levels.pop()
 
-    def flush(self, *, bold: bool = False) -> None:
+    def flush(self, *, heading: int = 0, day: str = "") -> None:
         text = "".join(self.pieces)
         self.pieces.clear()
         for part in re.split(r"\s*\n\s*\n\s*", text):
-            written = self.inline(re.sub(r"[^\S\n]+", " ", _cells(part)), bold=bold)
-            if written:
-                self.write(written)
+            part = re.sub(r"[^\S\n]+", " ", _cells(part)).strip()
+            markdown = self.inline(part)
+            words = _SIGNS.sub("", part)
+            if markdown:
+                strong = bool(re.fullmatch(f"{_STRONG}[^{_STRONG_END}]*{_STRONG_END}|{_LINK}[^{_URL_END}]*{_URL_END}", part))
+                urls = tuple(self.urls[int(number)] for number in re.findall(f"{_URL}([0-9]+){_URL_END}", part))
+                self.write(words, markdown, heading=heading, day=day, strong=strong, urls=urls)
 
-    def inline(self, text: str, *, bold: bool) -> str:
+    def inline(self, text: str) -> str:
         """The Markdown of one paragraph: what is meant as markup is written, everything else escaped."""
-        if bold:
-            text = f"{_STRONG}{re.sub(f'[{_STRONG}{_STRONG_END}]', '', text)}{_STRONG_END}"
         for start, end, mark in ((_EM, _EM_END, _MARK1), (_STRONG, _STRONG_END, _MARK2)):
             text = re.sub(f"{start}([^{start}{end}]*){end}", partial(_emphasis, mark), text)
         # Half a pair is left where bold, italics or a link reach over several paragraphs: the words stay, the mark goes.
@@ -414,21 +459,28 @@ class _Markdown:
         words = re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", match[1])
         return f"[{words}]({self.urls[int(match[2])]})"
 
-    def write(self, text: str) -> None:
-        first = "".join(level.marker or level.indent for level in self.levels)
-        rest = "".join(level.indent for level in self.levels)
-        tight = self.listed and any(level.marker for level in self.levels)
-        if self.out:
-            quoted = rest.rstrip() if ">" in rest and self.quoted else ""
-            self.out.append("\n" if tight else f"\n{quoted}\n")
+    def write(self, words: str, markdown: str, *, heading: int, day: str, strong: bool, urls: tuple[str, ...]) -> None:
+        item = any(level.marker for level in self.levels)
+        self.paragraphs.append(
+            Paragraph(
+                words=words,
+                markdown=markdown,
+                first="".join(level.marker or level.indent for level in self.levels),
+                rest="".join(level.indent for level in self.levels),
+                heading=heading,
+                strong=strong,
+                urls=urls,
+                day=day,
+                apart=not (item and self.listed),
+                line=self.line,
+            )
+        )
         for level in self.levels:
             level.marker = ""
-        self.out.append(first + text.replace("\n", f"\n{rest}"))
         self.listed = any(level.kind == "li" for level in self.levels)
-        self.quoted = ">" in rest
 
 
-def _hidden(element: lxml.html.HtmlElement) -> bool:
+def _hidden(element: HtmlElement) -> bool:
     style = (element.get("style") or "").replace(" ", "").lower()
     return "hidden" in element.attrib or "display:none" in style or "visibility:hidden" in style
 

@@ -21,21 +21,23 @@ def load_image(src: str, config: Config, where: Where) -> Image:
     Raises IssueError, at `where`, when it is not there, lies outside issues/images once links are followed, is too
     large, or is not a PNG, JPEG, GIF or WebP by content.
     """
-    folder = (config.issues / "images").resolve()
 
     def refuse(code: str, message: str, help: str) -> IssueError:
         return IssueError(
             [Finding(code=f"image.{code}", severity="error", where=where, message=f"{src}: {message}", help=help)]
         )
 
+    folder = config.issues.resolve() / "images"  # taken as it stands: a link in its place could lead anywhere
     try:
         path = (config.issues / src).resolve()
         inside = path.is_relative_to(folder)
+        there = inside and path.is_file()  # a pipe is no file: reading one would never end
     except (OSError, ValueError, RuntimeError):  # a loop of links, a NUL, a name that is too long
         raise refuse("unreadable", "is not a usable file name", "name a file in issues/images") from None
     if not inside:
-        raise refuse("outside", "lies outside issues/images", "put the file into issues/images and write images/<name>")
-    if not path.is_file():
+        help = "put the file itself into issues/images and write images/<name>"
+        raise refuse("outside", "lies outside issues/images", help)
+    if not there:
         raise refuse("missing", "there is no such file", _like(path, folder))
     try:
         with path.open("rb") as file:
@@ -76,7 +78,10 @@ def _size(content: bytes) -> tuple[int, int]:
 
 
 def _like(path: Path, folder: Path) -> str:
-    names = sorted(each.name for each in folder.iterdir() if each.is_file()) if folder.is_dir() else []
+    try:
+        names = sorted(each.name for each in folder.iterdir() if each.is_file())
+    except OSError:
+        names = []
     same = [name for name in names if name.lower() == path.name.lower()]
     if same:
         return f"the file is named {same[0]} (capitals count)"

@@ -142,13 +142,17 @@ def direction(language: str) -> Literal["ltr", "rtl"]:
     return "rtl" if first in _RTL else "ltr"
 
 
+_FONT = r"(?:[\w-]+(?: [\w-]+)*|'[\w -]+')"
+_FONTS = re.compile(rf"{_FONT}(?: *, *{_FONT})*")
+
+
 def load_theme(path: Path, config: Config) -> Theme:
     """The theme in a theme.yaml; TemplateError with every problem, each with its line."""
     node, reading = _read(path, config)
     record = read_record(node, THEME, reading)
     fonts: Record | None = record["fonts"]
     for key, stack in fonts.values.items() if fonts else ():
-        if stack and not re.fullmatch(r"[\w ,'-]+", stack):
+        if stack and not _FONTS.fullmatch(stack):
             help = "write names with commas between; a name with blanks may stand in 'single quotes'"
             where = fonts.marks[key] if fonts else record.where
             reading.report("value", where, f"fonts.{key}: must be a list of font names", help)
@@ -173,18 +177,30 @@ def load_labels(path: Path, config: Config) -> dict[str, Labels]:
             if record[name] and len(record[name]) != count:
                 reading.report("value", record.marks[name], f"{entry.key}.{name}: must be {count} names", "count them")
         for name, _help in _WORDS:
-            try:
-                (record[name] or "").format(**dict.fromkeys(_PLACEHOLDERS, ""))
-            except (KeyError, IndexError, ValueError, AttributeError):
-                help = f"only these may stand between braces: {', '.join(_PLACEHOLDERS)}"
-                reading.report("value", record.marks[name], f"{entry.key}.{name}: holds something else in braces", help)
+            known = [f"{{{each}}}" for each in _PLACEHOLDERS.get(name, ())]
+            rest = record[name] or ""
+            for each in known:
+                rest = rest.replace(each, "")
+            if "{" in rest or "}" in rest:
+                help = f"{' or '.join(known) or 'nothing'} is filled in here; write no other braces"
+                message = f"{entry.key}.{name}: holds braces that nothing fills"
+                reading.report("value", record.marks[name], message, help)
         languages[entry.key] = Labels(language=entry.key, words=record.values)
     if reading.findings:
         raise TemplateError(reading.findings)
     return languages
 
 
-_PLACEHOLDERS = ("number", "source", "language", "title", "weekday", "day", "month", "year")
+# What is filled in between braces, by the label's name.
+_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
+    "number": ("number",),
+    "source": ("source",),
+    "in_language": ("language",),
+    "why": ("title",),
+    **{name: ("title",) for name, _ in _WORDS if name.startswith(("confirm_", "welcome_"))},
+    "date": ("weekday", "day", "month", "year"),
+    "date_short": ("weekday", "day", "month", "year"),
+}
 
 
 def _read(path: Path, config: Config) -> tuple[Map, Reading]:
@@ -201,11 +217,17 @@ def _read(path: Path, config: Config) -> tuple[Map, Reading]:
     raise TemplateError(reading.findings)
 
 
+def words_of(language: str, known: Mapping[str, Labels]) -> Labels | None:
+    """The words of a language, or of the one it is a kind of: "pt" for "pt-BR" (RFC 4647 §3.4, lookup)."""
+    while language not in known and "-" in language:
+        language = language.rpartition("-")[0]
+    return known.get(language)
+
+
 def labels_for(language: str, known: Mapping[str, Labels], config: Config, path: Path) -> tuple[Labels, list[Finding]]:
     """The words for a language: its own, those of its base ("pt" for "pt-BR"), or others and a warning that says so."""
-    for candidate in (language, language.partition("-")[0]):
-        if candidate in known:
-            return known[candidate], []
+    if words := words_of(language, known):
+        return words, []
     stand_in = next((known[each] for each in (*config.languages, "en", *known) if each in known), None)
     where = Where(path=config.shown(path))
     if stand_in is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -16,22 +16,23 @@ from urllib.parse import urlsplit
 
 from jinja2 import StrictUndefined, TemplateNotFound
 from jinja2.loaders import FunctionLoader, split_template_path
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from markupsafe import Markup
 
 from newsletter.config import Config
 from newsletter.content.issue import Block, Issue, Story
 from newsletter.content.markdown import to_html, to_text
-from newsletter.errors import Finding, InputError, IssueError, TemplateError, Where
+from newsletter.errors import Finding, IssueError, TemplateError, Where
 from newsletter.links import archive_url
 from newsletter.rendering.edition import Edition, Image, Mailbox
 from newsletter.rendering.images import load_image
 from newsletter.rendering.inline import inline_css
-from newsletter.rendering.look import Labels, Theme, direction, labels_for, load_labels, load_theme
+from newsletter.rendering.look import Labels, Theme, direction, labels_for, load_labels, load_theme, words_of
 from newsletter.rendering.marks import LineMarks, Origins, at, explain, strip
 from newsletter.rendering.mjml import compile_mjml, lint, normalise
 from newsletter.rendering.plaintext import underline, wrap
 from newsletter.shape import Text
+from newsletter.source import read_text
 
 LEAD_WIDTH = 536  # pixels: the card's 600 less its padding
 LOGO_HEIGHT = 56
@@ -60,6 +61,19 @@ class PictureView:
     alt: str
     width: int
     height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TongueView:
+    """The language of a text that stands in for a missing translation, and its direction where that differs too; both
+    are empty for a text in the edition's own language."""
+
+    language: str
+    direction: str
+
+    @classmethod
+    def of(cls, view: StoryView | BlockView) -> TongueView:
+        return cls(language=view.language, direction=view.direction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +136,7 @@ def load_templates(config: Config) -> Templates:
     except TemplateError as error:
         findings += error.findings
     logo = None
-    if theme and theme.logo:
+    if theme and theme.logo and (config.templates / "theme.yaml").exists():  # the sample's logo is nobody else's
         try:
             logo = load_image(theme.logo, config, theme.where)
         except IssueError as error:
@@ -134,9 +148,13 @@ def load_templates(config: Config) -> Templates:
         path = _find(config, "/".join(split_template_path(name)))
         if not path.is_file():
             raise TemplateNotFound(name)
-        return path.read_text("utf-8"), config.shown(path), None
+        text, findings = read_text(path, name=config.shown(path), family="template")
+        if findings:
+            raise TemplateError(findings)
+        return text, config.shown(path), None
 
-    environment = SandboxedEnvironment(
+    # Immutable: what a template does to a list or a map must not reach the next edition.
+    environment = ImmutableSandboxedEnvironment(
         loader=FunctionLoader(source),
         autoescape=lambda name: name is None or ".mjml" in name,
         undefined=StrictUndefined,
@@ -147,6 +165,7 @@ def load_templates(config: Config) -> Templates:
         auto_reload=False,
     )
     environment.globals["at"] = at
+    del environment.globals["lipsum"], environment.filters["random"]  # a build has to come out the same again
     environment.filters["wrap"] = wrap
     environment.filters["underline"] = underline
     return Templates(config=config, environment=environment, theme=theme, labels=labels, logo=logo)
@@ -192,13 +211,16 @@ def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, s
     blocks = [(block.style, view) for block in issue.blocks if (view := desk.block(block))]
     subject = desk.text(issue.subject, issue.at("subject"), "subject") if issue.subject else ""
     subject = subject or (stories[0].title if stories else "")
-    if not subject and not desk.failed:
+    subject_in = desk.tongue(issue.subject) if issue.subject else TongueView.of(stories[0])
+    preheader = desk.text(issue.preheader, issue.at("preheader"), "preheader") if issue.preheader else ""
+    intro = desk.markdown(issue.intro, issue.at("intro"), "intro")
+    # Standing blocks alone make an issue that never had a story, not one whose stories were all left out.
+    something = stories or intro[1] or (blocks and not issue.stories)
+    if not (subject and something) and not desk.failed:
         help = "translate a story, or see missing_translation" if issue.stories else "write a story"
         desk.report("edition.empty", "error", issue.where, f"there is nothing to send in {language}", help)
     if desk.failed:
         raise IssueError(desk.findings)
-    preheader = desk.text(issue.preheader, issue.at("preheader"), "preheader") if issue.preheader else ""
-    intro = desk.markdown(issue.intro, issue.at("intro"), "intro")
     page = archive_url(config.base_url, language=language, issue=issue.name)
     context = {
         "issue": {
@@ -206,7 +228,9 @@ def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, s
             "number": words["number"].format(number=issue.number) if issue.number is not None else "",
             "date": words.date(issue.date),
             "subject": subject,
+            "subject_in": subject_in,
             "preheader": preheader or _preheader(subject, stories),
+            "intro_in": desk.tongue(issue.intro),
             "intro_html": intro[0],
             "intro_text": intro[1],
             "groups": groups,
@@ -309,7 +333,6 @@ class _Desk:
         missing = [name for name, text in given.items() if not text.get(self.language)]
         if not missing:
             return self.language
-        others = [each for each in self.config.languages if any(text.get(each) for text in given.values())]
         policy = self.config.missing_translation
         message = f"{at}not translated into {self.language}: {', '.join(missing)}"
         if policy == "error":
@@ -321,9 +344,12 @@ class _Desk:
             help = f"it is left out of the {self.language} edition (missing_translation: omit)"
             self.report("translation.omitted", "note", where, message, help)
             return None
-        help = f"{others[0]} stands in (missing_translation: fallback)"
+        # The language that has most of it, so that a headline and its text stay together.
+        others = [each for each in self.config.languages if each != self.language]
+        language = max(others, key=lambda each: sum(each in text for text in given.values()))
+        help = f"{language} stands in (missing_translation: fallback)"
         self.report("translation.missing", "warning", where, message, help)
-        return next(each for each in others if each != self.language or len(others) == 1)
+        return language
 
     def text(self, text: Text, where: Where, name: str) -> str:
         language = self.stands_in([(name, text)], where, "")
@@ -331,8 +357,20 @@ class _Desk:
 
     def markdown(self, text: Text, where: Where, name: str) -> tuple[Markup, str]:
         language = self.stands_in([(name, text)], where, "") if text else None
-        source = text.get(language, "") if language else ""
-        return _html(source, language or self.language), to_text(source, language or self.language)
+        if not language:
+            return Markup(), ""
+        html = _html(text[language], language)
+        if language != self.language:
+            html = Markup('<div lang="{}" dir="{}">{}</div>').format(language, direction(language), html)
+        return html, to_text(text[language], language)
+
+    def tongue(self, text: Text) -> TongueView:
+        """The language that `text` and `quiet` show a text in."""
+        language = next((each for each in (self.language, *self.config.languages) if text.get(each)), self.language)
+        if language == self.language:
+            return TongueView(language="", direction="")
+        other = direction(language)
+        return TongueView(language=language, direction=other if other != direction(self.language) else "")
 
     def section(self, name: str) -> str:
         label = self.config.sections.get(name)
@@ -343,16 +381,14 @@ class _Desk:
         if language is None:
             return None
         title = story.title.get(language) or self.quiet(story.title)
-        summary = story.summary.get(language, "")
+        summary = story.summary.get(language) or self.quiet(story.summary)
         image = None
         if story.image:
             picture = self.picture(story.image.src, story.image.where)
             if picture:
-                alt = self.quiet(story.image.alt)
-                if story.image.alt and not story.image.alt.get(self.language):
-                    self.text(story.image.alt, story.image.where, "alt")
+                alt = self.text(story.image.alt, story.image.where, "alt")
                 width = min(LEAD_WIDTH, picture.width)
-                height = round(picture.height * width / picture.width)
+                height = max(1, round(picture.height * width / picture.width))
                 image = PictureView(url=self.image_url(picture), alt=alt, width=width, height=height)
         other = language != self.language
         return StoryView(
@@ -378,11 +414,12 @@ class _Desk:
         if language is None:
             return None
         other = language != self.language
+        text = block.text.get(language) or self.quiet(block.text)
         return BlockView(
             name=block.name,
             title=block.title.get(language) or self.quiet(block.title),
-            html=_html(block.text.get(language, ""), language),
-            text=to_text(block.text.get(language, ""), language),
+            html=_html(text, language),
+            text=to_text(text, language),
             button=block.button.get(language) or self.quiet(block.button),
             url=block.url,
             note=block.note.get(language) or self.quiet(block.note),
@@ -392,8 +429,8 @@ class _Desk:
         )
 
     def language_name(self, language: str) -> str:
-        known = self.templates.labels.get(language)
-        return str(known.words["name"]) if known else language
+        words = words_of(language, self.templates.labels)
+        return words["name"] if words else language
 
     def picture(self, src: str, where: Where) -> Image | None:
         try:
@@ -419,7 +456,7 @@ class _Desk:
         if self.templates.logo:
             image = self.templates.logo
             self.images[image.name] = image
-            width = round(image.width * LOGO_HEIGHT / image.height)
+            width = max(1, round(image.width * LOGO_HEIGHT / image.height))
             logo = PictureView(url=self.image_url(image), alt="", width=width, height=LOGO_HEIGHT)
         return {
             **context,
@@ -443,13 +480,16 @@ class _Desk:
         config = self.config
         context = self.surroundings(context)
         mjml, origins = self.rendered(f"{name}.mjml.j2", context)
-        found = lint(mjml, origins)
-        self.findings += found
+        text, _ = self.rendered(f"{name}.txt.j2", context)
+        for template, output in ((f"{name}.mjml.j2", mjml), (f"{name}.txt.j2", text)):
+            if not output.strip():
+                where = Where(path=config.shown(_find(config, template)))
+                self.report("template.empty", "error", where, "nothing comes out of it", "compare it with the sample's")
+        if mjml.strip():
+            self.findings += lint(mjml, origins)
         if self.failed:
             raise TemplateError(self.findings)
-        css, _ = self.rendered("content.css.j2", context)
-        text, _ = self.rendered(f"{name}.txt.j2", context)
-        html = inline_css(compile_mjml(mjml, origins=origins), css)
+        html = self.styled(compile_mjml(mjml, origins=origins), context)
         bulk = name == "digest"
         title = self.quiet(config.title)
         host = urlsplit(config.base_url).hostname or "localhost"
@@ -473,10 +513,22 @@ class _Desk:
     def rendered(self, name: str, context: dict[str, Any]) -> tuple[str, Origins]:
         try:
             return strip(self.templates.environment.get_template(name).render(context))
-        except InputError:
-            raise
         except Exception as error:  # a template may fail in any way; each is named with its file and line
-            raise explain(error, self.templates.environment) from error
+            raise TemplateError([*self.findings, *explain(error, self.templates.environment).findings]) from error
+
+    def styled(self, html: str, context: dict[str, Any]) -> str:
+        """The HTML with the rules of content.css.j2 inlined. What is wrong with one is told by the template's line."""
+        css, origins = self.rendered("content.css.j2", context)
+        try:
+            return inline_css(html, css)
+        except TemplateError as error:
+            lines = css.split("\n")
+            for each in error.findings:
+                number = each.where.line if each.where else 1
+                line = lines[number - 1]
+                origin = origins.find_line(number, len(line) - len(line.lstrip()) + 1)
+                self.findings.append(replace(each, where=origin.template))
+            raise TemplateError(self.findings) from error
 
 
 def _html(markdown: str, language: str) -> Markup:
@@ -490,4 +542,5 @@ def _sender_id(host: str) -> str:
 
 def _tidy(text: str) -> str:
     """One empty line at most between two paragraphs, none at the ends, one line end at the last."""
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip() + "\n"
+    lines = (line if line == "-- " else line.rstrip() for line in text.split("\n"))  # "-- ": RFC 3676 §4.3
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
