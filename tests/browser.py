@@ -49,8 +49,8 @@ class Browser:
         self._home = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
-        # The shell puts the two pipes where Chromium looks for them.
-        line = ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", path, *FLAGS, *flags]
+        # The shell puts the two pipes where Chromium looks for them. By name: `3<&12` has too many digits for dash.
+        line = ["sh", "-c", f'exec "$@" 3</dev/fd/{commands} 4>/dev/fd/{answers}', "sh", path, *FLAGS, *flags]
         self._process = subprocess.Popen(
             [*line, f"--user-data-dir={self._home.name}", "about:blank"],
             pass_fds=(commands, answers),
@@ -64,9 +64,20 @@ class Browser:
         self._events: list[dict[str, Any]] = []
         self._count = 0
         self._session = ""
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self._call("Page.enable")
+        try:
+            target = self._call("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self._call("Page.enable")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=10)
+        os.close(self._commands)
+        os.close(self._answers)
+        self._home.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -74,11 +85,7 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=10)
-        os.close(self._commands)
-        os.close(self._answers)
-        self._home.cleanup()
+        self.close()
 
     def open(self, path: Path) -> None:
         """Shows a file, once it and its images have been loaded or have failed."""

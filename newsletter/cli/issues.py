@@ -150,7 +150,15 @@ def collect(
 
     config = open_workspace(ctx)
     report = collect_stories(sources, config, into=into or config.issues, language=language, dry_run=dry_run)
-    click.echo(report)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
+        return
+    click.echo(str(report))
+    issues = [Path(name).stem for name in report.written if Path(name).stem != "blocks"]
+    if issues and dry_run:
+        click.echo("Next: the same command without --dry-run")
+    elif issues:
+        click.echo(f"Next: newsletter preview {issues[-1]}")
 
 
 @click.command("format")

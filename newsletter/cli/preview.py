@@ -63,13 +63,13 @@ def serve_preview(
     Raises InputError for a host that is not a loopback address, for an issue file that is not there, and where no port
     is free from `port` on. `announce` gets plain lines for the terminal.
     """
-    with running_preview(root, issue, host=host, port=port, announce=announce) as url:
-        if open_browser:  # in a thread of its own: a text browser does not come back
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        try:
+    try:
+        with running_preview(root, issue, host=host, port=port, announce=announce) as url:
+            if open_browser:  # in a thread of its own: a text browser does not come back
+                threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
             threading.Event().wait()
-        except KeyboardInterrupt:
-            announce("Preview ended.")
+    except KeyboardInterrupt:
+        announce("Preview ended.")
 
 
 @contextmanager
@@ -410,35 +410,34 @@ class _Watchers:
             self._again.wait(0.5 if any(each.is_dir() for each in self._trees) else None)
 
     def _changes(self, folders: set[Path], stop: threading.Event, *, recursive: bool) -> Iterator[set[str]]:
-        """Names of what changed, until `stop`. The first set comes in any case, for what was saved before."""
+        """Names of what changed, until `stop`. First an empty set, when watching has begun: earlier saves were missed."""
         there = [each for each in folders if each.is_dir()]
+        if not there:
+            return
         begun = False
         try:
-            for changes in (
-                watch(
-                    *there,
-                    watch_filter=None,
-                    debounce=150,
-                    step=30,
-                    rust_timeout=100,
-                    yield_on_timeout=True,
-                    stop_event=stop,
-                    raise_interrupt=False,
-                    force_polling=self._polling,
-                    recursive=recursive,
-                    ignore_permission_denied=True,
-                )
-                if there
-                else ()
+            for changes in watch(
+                *there,
+                watch_filter=None,
+                debounce=150,  # milliseconds, as the next two
+                step=30,
+                rust_timeout=100,
+                yield_on_timeout=True,
+                stop_event=stop,
+                raise_interrupt=False,
+                force_polling=self._polling,
+                recursive=recursive,
+                ignore_permission_denied=True,
             ):
+                if not begun:
+                    begun = True
+                    yield set()
                 names = {Path(path).name for _, path in changes}
                 names = {name for name in names if name == ".env" or not (name.startswith(".") or name.endswith("~"))}
-                if names or not begun:
-                    begun = True
+                if names:
                     yield names
         except Exception as error:  # a folder that has just gone, or a system that has no watches left
-            gone = isinstance(error, (FileNotFoundError, PermissionError))
-            if isinstance(error, OSError) and not gone and not self._polling:
+            if not isinstance(error, (FileNotFoundError, PermissionError)) and not self._polling:
                 self._polling = True
                 self._announce(
                     "The system has no file watches left: looking at the files a few times a second instead."

@@ -1,8 +1,9 @@
 """Dates as people write them, in English and Spanish, and the week that a day belongs to.
 
-A date of three numbers is read day first, as both languages of this package do (3/4/2017 is 3 April), unless only the other
-order makes a date (11/19/2017). Years lie between 1900 and 2100; two digits mean 1969 to 2068, as POSIX has it. A weekday, a
-time, a zone and a label ("Published:") may stand beside the date and change nothing: the day counts as it is written.
+A date of three numbers is read day first, as both languages of this package do (3/4/2017 is 3 April), unless only the
+other order makes a date (11/19/2017). Years lie between 1900 and 2100; two digits mean 1969 to 2068, as POSIX has it.
+A weekday, a time, a zone and a label ("Published:") may stand beside the date and change nothing: the day counts as
+it is written.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _OTHER_WEEKDAYS = ("tues", "wednes", "thur", "thurs")
 
 def issue_date(day: date, week_ends: str) -> date:
     """The date of the issue that a day's news goes to: the first `week_ends` ("sunday", …) on or after that day."""
-    return day + timedelta(days=(WEEKDAY_NAMES.index(week_ends) - day.weekday()) % 7)
+    ahead = (WEEKDAY_NAMES.index(week_ends) - day.weekday()) % 7
+    return day + timedelta(days=min(ahead, (date.max - day).days))
 
 
 def parse_date(text: str) -> date | None:
@@ -134,17 +136,14 @@ _WHOLE = re.compile(
 
 
 def _day(match: re.Match[str]) -> date | None:
-    for number in range(len(_FORMS)):
-        found = {name: match.groupdict().get(f"{name}{number}") for name in ("year", "month", "day", "first")}
-        if found["year"]:
-            break
+    groups = match.groupdict()
+    number = next(number for number in range(len(_FORMS)) if groups[f"year{number}"])
+    found = {name: groups.get(f"{name}{number}") for name in ("year", "month", "day", "first")}
     year = int((found["year"] or "").lstrip("'’"))
     if year < 100:
         year += 2000 if year < 69 else 1900
-    month, day = (
-        _MONTH_NUMBERS.get(found["month"] or "") or int(found["month"] or 0),
-        1 if found["first"] else int(found["day"] or 0),
-    )
+    month = _MONTH_NUMBERS.get(found["month"] or "") or int(found["month"] or 0)
+    day = 1 if found["first"] else int(found["day"] or 0)
     if number == 1 and month > 12 >= day:  # only the other order makes a date
         month, day = day, month
     if not 1900 <= year <= 2100:

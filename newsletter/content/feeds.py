@@ -13,21 +13,16 @@ from typing import Any
 import feedparser
 
 from newsletter.content.dates import parse_date
-from newsletter.content.prose import (
-    Clipping,
-    Clippings,
-    clean_line,
-    clean_url,
-    html_line,
-    html_markdown,
-    plain_markdown,
-    refuse,
-)
+from newsletter.content.markup import html_line, html_markdown, plain_markdown
+from newsletter.content.prose import Clipping, Clippings, clean_line, clean_url, refuse
 from newsletter.errors import Finding, Where
 
 REASONABLE = 1500  # characters of a content that may stand in for a summary that was cut off
 
-_ROOT = re.compile(r"\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>\s*)*<(?:\w+:)?(rss|feed|RDF|channel)\b", re.DOTALL)
+_ROOT = re.compile(
+    r"\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>\s*)*<(?:\w+:)?(rss|feed|RDF|channel)\b",
+    re.DOTALL,
+)
 
 
 def is_feed(text: str) -> bool:
@@ -42,9 +37,10 @@ def is_json_feed(text: str) -> bool:
 def read_feed(text: str, name: str, base: str = "") -> Clippings:
     """The entries of a feed, in its order. CollectError where it holds none or cannot be read.
 
-    An entry without a title, or without a date that can be read, comes back with a `problem`. The day of an entry is the
-    one that is written there, in the publisher's zone. Its summary is the feed's own, unless that is missing or was cut off
-    and the whole text is no longer than `REASONABLE`; the tails that blogs append ("Continue reading …") are left out.
+    An entry without a title, or without a date that can be read, comes back with a `problem`. The day of an entry is
+    the one that is written there, in the publisher's zone. Its summary is the feed's own, unless that is missing or
+    was cut off and the whole text is no longer than `REASONABLE`; the tails that blogs append ("Continue reading …")
+    are left out.
     """
     return _json_feed(text, name, base) if is_json_feed(text) else _xml_feed(text, name, base)
 
@@ -62,7 +58,9 @@ def _xml_feed(text: str, name: str, base: str) -> Clippings:
         raise refuse("feed", where, f"is no feed that can be read: {error}", "open it in a feed validator") from error
     stories = tuple(_entry(entry, where, base) for entry in feed.entries)
     if not stories:
-        raise refuse("no-stories", where, "is a feed without entries", "name another feed, or look whether it is cut off")
+        raise refuse(
+            "no-stories", where, "is a feed without entries", "name another feed, or look whether it is cut off"
+        )
     findings = []
     if feed.bozo and not isinstance(feed.bozo_exception, feedparser.CharacterEncodingOverride):
         message = f"is not well-formed ({clean_line(str(feed.bozo_exception))}): some entries may be missing"
@@ -78,16 +76,20 @@ def _without_entities(text: str) -> str:
     return re.sub(r"<!DOCTYPE[^>\[]*(\[.*?\]\s*)?>", "", text, count=1, flags=re.DOTALL | re.IGNORECASE)
 
 
-def _entry(entry: Mapping[str, Any], where: Where, base: str) -> Clipping:
+def _entry(entry: dict[str, Any], where: Where, base: str) -> Clipping:
     title = _line(_detail(entry, "title"))
     said, day = "", None
     for key in ("published", "created", "updated"):
-        said = said or str(entry.get(key) or "")
-        day = day or _day(str(entry.get(key) or ""), entry.get(f"{key}_parsed"))
+        text = str(dict.get(entry, key) or "")  # feedparser's own `get` answers with another date where one is missing
+        said = said or text
+        day = day or _day(text, dict.get(entry, f"{key}_parsed"))
     contents = [_markdown(each, base) for each in entry.get("content") or ()]
     summary = choose_summary(_markdown(_detail(entry, "summary"), base), max(contents, key=len, default=""))
     source = entry.get("source")
-    links = [entry.get("link"), *(link.get("href") for link in entry.get("links") or () if link.get("rel") == "alternate")]
+    links = [
+        entry.get("link"),
+        *(link.get("href") for link in entry.get("links") or () if link.get("rel") == "alternate"),
+    ]
     urls = (clean_url(str(link), base) for link in links if link)
     return Clipping(
         title=title,
@@ -146,7 +148,9 @@ def _json_feed(text: str, name: str, base: str) -> Clippings:
     except (ValueError, RecursionError) as error:
         raise refuse("feed", where, f"is not valid JSON: {error}", "open it in a JSON Feed validator") from error
     items = feed.get("items") if isinstance(feed, dict) else None
-    stories = tuple(_item(item, where, base) for item in items if isinstance(item, dict)) if isinstance(items, list) else ()
+    stories = (
+        tuple(_item(item, where, base) for item in items if isinstance(item, dict)) if isinstance(items, list) else ()
+    )
     if not stories:
         raise refuse("no-stories", where, "is a feed without items", "name another feed, or look whether it is cut off")
     return Clippings(stories=stories, language=clean_line(_text(feed, "language")))

@@ -18,7 +18,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -26,23 +26,28 @@ import idna
 
 from newsletter import __version__
 from newsletter.content.prose import MAX_BYTES, refuse
-from newsletter.errors import CollectError, Where
+from newsletter.errors import Where
 
 Address = IPv4Address | IPv6Address
 
-# Beyond what `ipaddress` calls not global: Azure's metadata and DNS, whose address is a public one, and deprecated
-# site-local addresses (RFC 3879).
-_CLOSED = (IPv4Network("168.63.129.16/32"), IPv6Network("fec0::/10"))
+# Beyond what `ipaddress` of Python 3.11 calls not global: Azure's metadata and DNS, whose address is a public one;
+# IETF protocol assignments (RFC 6890), where Oracle has its metadata; 6to4 relays (RFC 7526); site-local addresses
+# (RFC 3879).
+_CLOSED = tuple(map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "fec0::/10")))
 # IPv6 addresses that stand for an IPv4 address: NAT64 (RFC 6052, RFC 8215), IPv4-compatible (RFC 4291 §2.5.5.1).
 _CARRIERS = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
 
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, and so does any IPv4 address that is written inside it."""
-    closed = any(address.version == network.version and address in network for network in _CLOSED)
+    closed = any(address in network for network in _CLOSED)  # of another version: not in it
     if closed or not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified:
         # A NAT64 prefix is "reserved" to Python, yet leads wherever its IPv4 address leads.
-        return isinstance(address, IPv6Address) and address in _CARRIERS[0] and is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        return (
+            isinstance(address, IPv6Address)
+            and address in _CARRIERS[0]
+            and is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        )
     return all(map(is_public, _inside(address)))
 
 
@@ -224,8 +229,8 @@ def _left(deadline: float) -> float:
 
 
 class _Stream(io.RawIOBase):
-    """What a connection sends, as a file that ends with the deadline: a timeout of the socket's alone would begin anew with
-    every byte of a slow answer."""
+    """What a connection sends, as a file that ends with the deadline: a timeout of the socket's alone would begin
+    anew with every byte of a slow answer."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self.connection, self.deadline = connection, deadline

@@ -90,7 +90,7 @@ def add_stories(text: str, stories: Sequence[Story], path: Path, config: Config)
     else:
         indent = entry.value.where.column - 1
         items = "".join(_Writer(config.languages).items(new, Field(name="stories", kind=STORY, help=""), indent))
-        result = _insert(text, _end_of(entry, text), "\n" + items)
+        result = _insert(text, _end_of(entry, node, text), "\n" + items)
     after = parse_issue(result, path, config)
     folder = len(after.stories) - len(parse_issue(result, path.with_name("no-folder.yaml"), config).stories)
     own = len(before.stories) - folder
@@ -112,22 +112,27 @@ def _insert(text: str, line: int, added: str) -> str:
     return "\n".join([*lines[:line], *added.rstrip("\n").split("\n"), *lines[line:]]) + "\n"
 
 
-def _end_of(entry: Entry, text: str) -> int:
+def _end_of(entry: Entry, top: Map, text: str) -> int:
     """How many lines come before the end of an entry's value: comments indented under it belong to it."""
     lines = text.split("\n")
-    indent = entry.where.column - 1
+    limit = next((each.where.line - 1 for each in top.entries if each.where.line > entry.where.line), len(lines))
     end = entry.where.line
-    inner = len(lines[entry.value.where.line - 1]) - len(lines[entry.value.where.line - 1].lstrip())
-    for number in range(entry.where.line, len(lines)):
-        line = lines[number]
-        depth = len(line) - len(line.lstrip())
-        if not line.strip():
-            continue
-        dash = line.lstrip().startswith("-") and depth == inner
-        if depth <= indent and not dash:
+    for token in yaml.scan(text, Loader=_LOADER):
+        if token.start_mark.line < limit and not isinstance(token, _WITHOUT_TEXT):
+            end = max(end, token.end_mark.line + (token.end_mark.column > 0))
+    while not lines[end - 1].strip():
+        end -= 1
+    for number in range(end, limit):
+        depth = len(lines[number]) - len(lines[number].lstrip())
+        if lines[number].strip() and depth < entry.where.column:
             break
-        end = number + 1
+        end = number + 1 if lines[number].strip() else end
     return end
+
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Tokens that are marked where the next thing begins, however far below.
+_WITHOUT_TEXT = (yaml.BlockEndToken, yaml.DocumentEndToken, yaml.StreamEndToken)
 
 
 # --- nodes from values, for what is written new ---
@@ -210,8 +215,7 @@ def _comments(text: str) -> list[_Comment]:
                 found.append(_Comment(line=number + 1, column=at + 1, text=lines[number][at:].rstrip(), alone=alone))
 
     position = (0, 0)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for token in yaml.scan(text, Loader=loader):
+    for token in yaml.scan(text, Loader=_LOADER):
         start, end = (token.start_mark.line, token.start_mark.column), (token.end_mark.line, token.end_mark.column)
         if isinstance(token, yaml.DirectiveToken):
             continue

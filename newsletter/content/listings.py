@@ -1,8 +1,9 @@
 """Plain-text listings of news: a title, a date, some paragraphs, and again. What has no date becomes a standing block.
 
-Nobody writes such a listing to a rule, so the rule is looked for in the listing itself. The dates are found first; whether
-titles stand above or below them is put to the vote; the marks that dated titles carry (a bullet, a #, an underline, or just
-less indentation) tell which other lines are titles too. A line that merely mentions a date is nobody's heading.
+Nobody writes such a listing to a rule, so the rule is looked for in the listing itself. The dates are found first;
+whether titles stand above or below them is put to the vote; the marks that dated titles carry (a bullet, a #, an
+underline, or just less indentation) tell which other lines are titles too. A line that merely mentions a date is
+nobody's heading.
 """
 
 from __future__ import annotations
@@ -14,31 +15,26 @@ from datetime import date
 from itertools import dropwhile, pairwise, takewhile
 
 from newsletter.content.dates import find_date, parse_date
-from newsletter.content.prose import (
-    Clipping,
-    Clippings,
-    clean,
-    clean_line,
-    clean_url,
-    keep_markdown,
-    paragraph,
-    refuse,
-)
+from newsletter.content.markup import keep_markdown, paragraph
+from newsletter.content.prose import Clipping, Clippings, clean, clean_line, clean_url, refuse
 from newsletter.errors import Where
 
 _TITLE = 200  # characters; longer than any headline, shorter than any paragraph worth the name
 
 
 def read_listing(text: str, name: str) -> Clippings:
-    """The stories and blocks of a listing, in its order. CollectError where no line in it is, begins or ends with a date.
+    """The stories and blocks of a listing, in its order. CollectError where no line in it is, begins or ends with a
+    date.
 
-    Text above the first title is no story: it comes back with a `problem`. The first line that is a link and nothing else
-    becomes a story's url, a line "Source: …" its source; both leave the summary.
+    Text above the first title is no story: it comes back with a `problem`. The first line that is a link and nothing
+    else becomes a story's url, a line "Source: …" its source; both leave the summary.
     """
     stories = read_lines(_read_lines(text), name)
     if not stories:
         help = "each story needs a line with its date (19 November 2017) under or above its title; or add it by hand"
-        raise refuse("no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help)
+        raise refuse(
+            "no-stories", Where(path=name), "holds no line that is a date: nothing here looks like a story", help
+        )
     return Clippings(stories=tuple(stories))
 
 
@@ -66,8 +62,8 @@ def read_lines(lines: Sequence[Line], name: str) -> list[Clipping]:
 class Line:
     """One line of a text, or one paragraph of a page.
 
-    `mark` is what it begins with or is set off by: a bullet, "1" for any number, #, ##, "=" or "~" for an underline, "_" for
-    bold. A page's line also has its Markdown and its links.
+    `mark` is what it begins with or is set off by: a bullet, "1" for any number, #, ##, "=" or "~" for an underline,
+    "_" for bold. A page's line also has its Markdown and its links.
     """
 
     number: int
@@ -110,8 +106,33 @@ def _read_lines(text: str) -> list[Line]:
             else:
                 lines.append(Line(number=number, rule=True))
             continue
-        lines.append(_read_line(line, number))
+        read = _read_line(line, number)
+        dateline = None if read.day or read.mark or len(line) > _TITLE else _dateline(read.words)
+        if dateline:
+            day, byline = dateline
+            lines.append(replace(read, words=day.isoformat(), day=day))
+            read = Line(number=number, indent=read.indent, words=byline)
+        lines.append(read)
     return lines
+
+
+_BYLINE = re.compile(
+    r"(?i:(?:posted |published |written |publicado )?(?:by|por))\s\S.{0,60}"  # by Ann Other
+    r"|[A-ZÁÉÍÓÚÑ][^\W\d_]+(?: [A-ZÁÉÍÓÚÑ][^\W\d_]+){0,2}"  # Lima
+)
+
+
+def _dateline(words: str) -> tuple[date, str] | None:
+    """The date of a line that says no more than when and by whom or where, and these other words of it."""
+    found = find_date(words)
+    if not found:
+        return None
+    day, start, end = found
+    before, after = words[:start].rstrip(), words[end:]
+    rest = re.sub(r"\s+(?:on|el)$", "", (before or after).strip(_BETWEEN))
+    person = rest.lower().startswith(("by ", "por ", "posted by ", "published by ", "written by ", "publicado por "))
+    place = before.endswith(",") and rest[:1].isupper()
+    return (day, rest) if (person or place) and _BYLINE.fullmatch(rest) and not (before and after.strip(" .")) else None
 
 
 def _read_line(line: str, number: int) -> Line:
@@ -142,7 +163,8 @@ def _underlines(rule: str, lines: Sequence[Line]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Heading:
-    """The head of one entry: `title` is the slice of lines that it stands in, the body the lines of `body` up to the next."""
+    """The head of one entry: `title` is the slice of lines that it stands in, the body the lines of `body` up to the
+    next."""
 
     title: tuple[int, int]
     day: date | None = None
@@ -155,6 +177,9 @@ class _Heading:
 def _headings(lines: Sequence[Line]) -> list[_Heading]:
     """The head of every entry, in order."""
     alone = _dates_alone(lines)
+    marked = [heading for heading in alone if lines[heading.title[0]].mark]
+    if len(marked) * 2 > len(alone):
+        alone = marked  # under another line a date is part of a text: "The hearing is on:"
     beside = _dates_beside(lines)
     first, second = (alone, beside) if len(alone) >= len(beside) else (beside, alone)
     marks = _marks(lines, first)
@@ -217,6 +242,8 @@ def _dates_alone(lines: Sequence[Line]) -> list[_Heading]:
         below += 2 * _likeness(lines, after) + (after - at == 1) + (6 if lines[at].mark else 0)
     if days and days[0] == words[0]:
         below += 3
+    elif days and days[0] - 1 == words[0]:
+        above += 3
     found = [_head_above(lines, at) if above >= below else _head_below(lines, at) for at in days]
     return [heading for heading in found if heading]
 
@@ -261,7 +288,8 @@ _BETWEEN = " \t—–-|:,;·•"
 
 
 def _dates_beside(lines: Sequence[Line]) -> list[_Heading]:
-    """The heads whose title and date share one line: "Title — 19 November 2017", "19/11/2017: Title", "Title (19/11/2017)"."""
+    """The heads whose title and date share one line: "Title — 19 November 2017", "19/11/2017: Title", "Title
+    (19/11/2017)"."""
     found: list[_Heading] = []
     for at, line in enumerate(lines):
         date_in = find_date(line.words) if line.words and not line.day and len(line.words) <= _TITLE + 40 else None
@@ -293,9 +321,9 @@ def _fits_before(after: str, title: str, line: Line) -> bool:
 def _fits_after(before: str, title: str, line: Line, after: str) -> bool:
     if after.strip() or title.endswith("."):
         return False
-    return bool(
-        re.search(r"\s[—–|·-]\s*$|[|·]\s*$|\s{2,}$", before) or (line.mark and re.search(r"[:,—–]\s*$", before))
-    )
+    parted = re.search(r"\s[—–|·-]\s*$|[|·]\s*$|\s{2,}$", before)
+    marked = line.mark and re.search(r"[:,—–]\s*$", before)
+    return bool(parted or marked or (before.rstrip().endswith(",") and len(title.split()) >= 4))
 
 
 def _marks(lines: Sequence[Line], headings: Sequence[_Heading]) -> dict[str, int]:
@@ -335,7 +363,8 @@ def _in_list(lines: Sequence[Line], at: int) -> bool:
 
 
 def _opens(lines: Sequence[Line], at: int, following: int) -> bool:
-    """Whether a marked line has a body of its own under it, with no blank line before the next mark: a compact listing."""
+    """Whether a marked line has a body of its own under it, with no blank line before the next mark: a compact
+    listing."""
     body = lines[at + 1 : following]
     return (
         bool(body)
@@ -463,6 +492,9 @@ _LINK = re.compile(rf"(?:\[?{_MORE}\]?\s*(?:here|aqu[ií])?\s*[:→»>-]*\s*[(]?
 _MARKDOWN_LINK = re.compile(r"\[([^\[\]]+)\]\((https?://[^\s()]+)\)")
 
 
+_LABEL = re.compile(r"^(?:title|headline|t[ií]tulo|titular)\s*:\s*(?=\S)", re.IGNORECASE)
+
+
 def _meta(words: str) -> bool:
     return bool(_LINK.fullmatch(words) or _SOURCE.fullmatch(words))
 
@@ -476,6 +508,7 @@ def _clipping(lines: Sequence[Line], heading: _Heading, end: int, name: str, wri
     linked = _MARKDOWN_LINK.search(words)
     heads = lines[slice(*heading.title)]
     url = clean_url(linked[2]) if linked else next((url for line in heads for url in line.urls), None)
+    words = _LABEL.sub("", words)
     title = clean_line(
         re.sub(r"\*\*|__", "", _MARKDOWN_LINK.sub(r"\1", words)) if linked or write is keep_markdown else words
     )
@@ -512,7 +545,8 @@ class _Part:
 
 
 def _markdown(lines: Sequence[Line], write: _Write) -> str:
-    """The lines of a body as Markdown: wrapped lines joined, bullets and numbers as lists, nested as they are indented."""
+    """The lines of a body as Markdown: wrapped lines joined, bullets and numbers as lists, nested as they are
+    indented."""
     parts: list[_Part] = []
     open_items: list[tuple[int, str]] = []  # the indentation of each open item's bullet, and its marker
     counts: dict[int, int] = {}  # at each depth, the number of the last item
@@ -547,7 +581,9 @@ def _markdown(lines: Sequence[Line], write: _Write) -> str:
     written = ""
     for before, part in zip([None, *parts], parts, strict=False):
         said = part.lines[0].said
-        text = said.replace("\n", f"\n{part.prefix}{' ' * len(part.marker)}") or write(line.words for line in part.lines)
+        text = said.replace("\n", f"\n{part.prefix}{' ' * len(part.marker)}") or write(
+            line.words for line in part.lines
+        )
         if part.marker == "**":
             text = text if said else f"**{text}**"
         text = text if part.marker == "**" else f"{part.prefix}{part.marker}{text}"

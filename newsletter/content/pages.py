@@ -19,21 +19,17 @@ from lxml.html import HtmlElement
 from newsletter.content.dates import find_date, parse_date
 from newsletter.content.feeds import choose_summary, without_tail
 from newsletter.content.listings import MORE, Line, read_lines
-from newsletter.content.prose import (
+from newsletter.content.markup import (
     DAY,
-    Clipping,
-    Clippings,
     Paragraph,
-    clean_line,
-    clean_url,
     element_line,
     elements_markdown,
     html_line,
     paragraphs,
     parse_html,
     plain_markdown,
-    refuse,
 )
+from newsletter.content.prose import Clipping, Clippings, clean_line, clean_url, refuse
 from newsletter.errors import Where
 
 _TAGS = re.compile(r"</?(?:p|div|h[1-6]|ul|ol|li|a|table|tr|td|article|section|main|time|br)\b[^>]*>", re.IGNORECASE)
@@ -133,10 +129,17 @@ def _json_articles(root: HtmlElement) -> Iterator[dict[str, Any]]:
                 waiting += node
             elif isinstance(node, dict):
                 kinds = node.get("@type")
-                if any(re.search(r"(Article|BlogPosting|Report)$", str(kind)) for kind in (kinds if isinstance(kinds, list) else [kinds])):
+                if any(
+                    re.search(r"(Article|BlogPosting|Report)$", str(kind))
+                    for kind in (kinds if isinstance(kinds, list) else [kinds])
+                ):
                     yield node
                 else:
-                    waiting += [node[key] for key in ("@graph", "itemListElement", "item", "blogPost", "mainEntity") if key in node]
+                    waiting += [
+                        node[key]
+                        for key in ("@graph", "itemListElement", "item", "blogPost", "mainEntity")
+                        if key in node
+                    ]
 
 
 def _from_json(node: dict[str, Any], base: str) -> _Head:
@@ -158,7 +161,20 @@ def _from_json(node: dict[str, Any], base: str) -> _Head:
 
 # --- what is no news ---
 
-_NOISE = ("nav", "aside", "form", "script", "style", "noscript", "template", "iframe", "svg", "button", "select", "dialog")
+_NOISE = (
+    "nav",
+    "aside",
+    "form",
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "iframe",
+    "svg",
+    "button",
+    "select",
+    "dialog",
+)
 _NOISE_ROLES = ("navigation", "contentinfo", "search", "complementary", "dialog", "alertdialog", "menu", "menubar")
 _NOISE_CLASS = re.compile(
     r"(?:site-?|page-?|main-?|global-?|top-?|post-?|entry-?|js-?)?(?:nav|navbar|navigation|menu|breadcrumbs?|cookies?|consent|gdpr|footer"
@@ -194,7 +210,9 @@ def _mark_dates(root: HtmlElement) -> None:
             continue
         names = (element.get("class") or "").lower()
         if element.tag == "time" or element.get("itemprop") in ("datePublished", "dateCreated"):
-            day = parse_date(element.get("datetime") or element.get("content") or "") or parse_date(element_line(element))
+            day = parse_date(element.get("datetime") or element.get("content") or "") or parse_date(
+                element_line(element)
+            )
             stale = re.search(r"updated|modified", names) and "published" not in names
             if day and not _in_sentence(element):
                 _replace(element, None if stale else day)
@@ -282,8 +300,12 @@ def _own_date(text: str, element: HtmlElement) -> tuple[date, str, str] | None:
 # --- boxes: each date with its title in an element of its own ---
 
 _TITLES = ("h1", "h2", "h3", "h4", "h5", "h6")
-_TITLE_CLASS = re.compile(r"(?:p-name|(?:entry|post|card|news|item|article|story|teaser)[-_]{1,2}(?:title|headline|heading)|title|headline)")
-_ASIDE_CLASS = re.compile(r"(?:.*[-_])?(?:meta|byline|author|categor(?:y|ies)|cat|tags?|dates?|posted(?:-on)?|kicker|label|read-?more|more-link)(?:[-_].*)?")
+_TITLE_CLASS = re.compile(
+    r"(?:p-name|(?:entry|post|card|news|item|article|story|teaser)[-_]{1,2}(?:title|headline|heading)|title|headline)"
+)
+_ASIDE_CLASS = re.compile(
+    r"(?:.*[-_])?(?:meta|byline|author|categor(?:y|ies)|cat|tags?|dates?|posted(?:-on)?|kicker|label|read-?more|more-link)(?:[-_].*)?"
+)
 
 
 def _boxes(root: HtmlElement, name: str, base: str) -> list[Clipping]:
@@ -305,7 +327,10 @@ def _boxes(root: HtmlElement, name: str, base: str) -> list[Clipping]:
     if sum(_several(box, title) for box, _, title in titled) * 2 > len(titled):
         return []  # most dates have several titles below them: the lines tell more
     order = {element: index for index, element in enumerate(root.iter())}
-    found = [(order[box], _box_story(box, title, date.fromisoformat(day.get("date") or ""), name, base)) for box, day, title in titled]
+    found = [
+        (order[box], _box_story(box, title, date.fromisoformat(day.get("date") or ""), name, base))
+        for box, day, title in titled
+    ]
     for box in undated:
         title = _title(box)
         if title is not None:
@@ -337,15 +362,22 @@ def _rank(element: HtmlElement) -> int:
 
 def _several(box: HtmlElement, title: HtmlElement) -> bool:
     """Whether a box holds more than one story: items beside the title's own, or headings of the title's kind."""
-    item = next((each for each in (title, *title.iterancestors()) if each.tag in ("li", "article", "tr", "dd") or each is box), box)
+    item = next(
+        (each for each in (title, *title.iterancestors()) if each.tag in ("li", "article", "tr", "dd") or each is box),
+        box,
+    )
     parent = item.getparent()
-    beside = item is not box and parent is not None and sum(each.tag == item.tag and _title(each) is not None for each in parent) > 1
+    beside = (
+        item is not box
+        and parent is not None
+        and sum(each.tag == item.tag and _title(each) is not None for each in parent) > 1
+    )
     return beside or (title.tag in _TITLES and sum(1 for _ in box.iter(title.tag)) > 1)
 
 
 def _undated_boxes(boxes: Sequence[HtmlElement]) -> tuple[list[HtmlElement], bool]:
-    """The boxes beside the dated ones that look like them but for the date, and whether they are standing texts: the last
-    items of a list."""
+    """The boxes beside the dated ones that look like them but for the date, and whether they are standing texts: the
+    last items of a list."""
     dated = set(boxes)
     parents = dict.fromkeys(box.getparent() for box in boxes)
     undated: list[HtmlElement] = []
@@ -409,19 +441,26 @@ def _article(root: HtmlElement, head: _Head, name: str, base: str) -> Clipping:
     content = ""
     if body is not None:
         aside = headline if headline is not None else body
-        leave_out = {*body.iter("h1"), *body.iter(DAY), *(each for each in body.iter() if each is not body and _is_aside(each, aside))}
+        leave_out = {
+            *body.iter("h1"),
+            *body.iter(DAY),
+            *(each for each in body.iter() if each is not body and _is_aside(each, aside)),
+        }
         content = without_tail(elements_markdown([body], base, leave_out=leave_out))
     day = head.date or next((date.fromisoformat(each.get("date") or "") for each in root.iter(DAY)), None)
     title = head.title or (element_line(headline) if headline is not None else "")
     story = replace(head, title=title, date=day, summary=choose_summary(head.summary, content))
-    return replace(story.clipping(name), where=Where(path=name, line=int(headline.sourceline or 0) if headline is not None else 0))
+    return replace(
+        story.clipping(name), where=Where(path=name, line=int(headline.sourceline or 0) if headline is not None else 0)
+    )
 
 
 # --- lines ---
 
 
 def _from_lines(root: HtmlElement, head: _Head, name: str, base: str) -> list[Clipping]:
-    """The stories of a page without boxes: the headings and dates that follow each other, one article, or a newsletter."""
+    """The stories of a page without boxes: the headings and dates that follow each other, one article, or a
+    newsletter."""
     lines = _page_lines(root, base)
     if not any(line.day for line in lines):
         title = next((clean_line(each.text_content()) for each in root.iter("title")), "")
@@ -429,7 +468,11 @@ def _from_lines(root: HtmlElement, head: _Head, name: str, base: str) -> list[Cl
         day = head.date or (found[0] if found else None)
         if day is None:
             return []
-        lines = [Line(number=0, words=title or head.title or name), Line(number=0, words=day.isoformat(), day=day), *lines]
+        lines = [
+            Line(number=0, words=title or head.title or name),
+            Line(number=0, words=day.isoformat(), day=day),
+            *lines,
+        ]
     stories = read_lines(lines, name)
     dated = [story for story in stories if story.date]
     headlines = [each for each in root.iter("h1") if element_line(each)]
@@ -458,7 +501,8 @@ def _page_lines(root: HtmlElement, base: str) -> list[Line]:
 
 
 def _parted(found: Sequence[Paragraph]) -> Iterator[Paragraph]:
-    """The paragraphs, and a first line that is bold or a link, with a `<br>` behind it, as one of its own: mails use it so."""
+    """The paragraphs, and a first line that is bold or a link, with a `<br>` behind it, as one of its own: mails use
+    it so."""
     for each in found:
         first, *rest = each.markdown.split("\\\n")
         if rest and not each.heading and re.fullmatch(r"\*\*[^*]+\*\*|\[[^\]]+\]\([^)\s]+\)", first):

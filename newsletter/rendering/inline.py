@@ -96,6 +96,16 @@ def _premailer() -> Any:
 _rules: dict[tuple[str, int], Any] = {}
 
 
+def _is_selector(text: str) -> bool:
+    from cssselect import SelectorError, parse
+
+    try:
+        parse(text)
+    except SelectorError:
+        return False
+    return True
+
+
 def _problems(css: str, path: str) -> list[Finding]:
     bare = _COMMENT.sub(lambda comment: " " * len(comment[0]), css)
     found = []
@@ -116,6 +126,10 @@ def _problems(css: str, path: str) -> list[Finding]:
             if "*" in plain or (colon and f":{pseudo}" not in _INLINABLE) or not plain:
                 hint = "move this rule into an mj-style of the template"
                 report(rule.end(1), f'"{selector.strip()}" selects what cannot be inlined', hint)
+            elif not _is_selector(selector):
+                report(rule.end(1), f'"{selector.strip()}" is not a selector', "correct it, or remove the rule")
+        if any(rule[0].count(quote) % 2 for quote in "\"'"):
+            report(rule.end(1), "a quote in this rule is not closed", "close it")
     left = _RULE.sub(lambda rule: " " * len(rule[0]), bare)
     if not found and left.strip():
         offset = len(left) - len(left.lstrip())

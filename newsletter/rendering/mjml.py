@@ -38,7 +38,8 @@ def normalise(mjml: str) -> str:
       escape (the backslash, all non-ASCII: combining marks, emoji, no-break spaces) becomes a character reference.
     - White space between components becomes one line feed: mrml refuses anything else in mj-head, mj-attributes and
       mj-social.
-    - White space between tags of content keeps separating words: mrml deletes it when it starts with a line feed.
+    - White space between tags of content becomes one space and keeps separating words: mrml deletes it when it starts
+      with a line feed.
     - Comments go (mrml fails on some, and they are not for readers), conditional ones stay. Control characters go.
     """
     out: list[str] = []
@@ -71,7 +72,7 @@ def _normal_text(text: str, content: str, *, at_edge: bool) -> str:
     if text.strip():
         return text
     if content:
-        return f" {text}" if text.startswith("\n") else text
+        return _SPACES.sub(" ", text)
     return "" if at_edge or not text else "\n"
 
 

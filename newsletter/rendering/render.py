@@ -210,8 +210,9 @@ def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, s
     stories = [view for group in groups for view in group.stories]
     blocks = [(block.style, view) for block in issue.blocks if (view := desk.block(block))]
     subject = desk.text(issue.subject, issue.at("subject"), "subject") if issue.subject else ""
-    subject = subject or (stories[0].title if stories else "")
-    subject_in = desk.tongue(issue.subject) if issue.subject else TongueView.of(stories[0])
+    subject_in = desk.tongue(issue.subject)
+    if stories and not subject:
+        subject, subject_in = stories[0].title, TongueView.of(stories[0])
     preheader = desk.text(issue.preheader, issue.at("preheader"), "preheader") if issue.preheader else ""
     intro = desk.markdown(issue.intro, issue.at("intro"), "intro")
     # Standing blocks alone make an issue that never had a story, not one whose stories were all left out.
@@ -359,10 +360,7 @@ class _Desk:
         language = self.stands_in([(name, text)], where, "") if text else None
         if not language:
             return Markup(), ""
-        html = _html(text[language], language)
-        if language != self.language:
-            html = Markup('<div lang="{}" dir="{}">{}</div>').format(language, direction(language), html)
-        return html, to_text(text[language], language)
+        return _html(text[language], language), to_text(text[language], language)
 
     def tongue(self, text: Text) -> TongueView:
         """The language that `text` and `quiet` show a text in."""

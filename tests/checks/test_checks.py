@@ -20,7 +20,7 @@ from newsletter.checks import FAMILIES, Checked, check_issue, content, message
 from newsletter.checks.examined import Examined
 from newsletter.config import Config, load_config
 from newsletter.content.issue import parse_issue
-from newsletter.errors import Finding, InputError, Where
+from newsletter.errors import Finding, InputError
 from newsletter.rendering.edition import Edition, Image, Mailbox, filled
 from newsletter.rendering.render import sample_root
 
@@ -40,8 +40,6 @@ stories:
     image: {src: images/road.png, alt: {en: A road, es: Un camino}}
     summary: {en: It is closed., es: Está cerrado.}
 """
-
-STORY = "  - {title: {en: Third, es: Tercera}, date: 2017-11-19, summary: {en: S, es: S}%s}\n"
 
 
 def opinions(text: str, config: Config, *, name: str = "2017-11-19") -> list[Finding]:
@@ -106,7 +104,7 @@ def test_a_file_may_have_more_in_its_name_than_the_date(config: Config) -> None:
 
 
 def test_two_titles_of_signs_alone_are_not_taken_for_the_same(config: Config) -> None:
-    text = ISSUE.replace("The mill", "?!").replace("The road", "…!")
+    text = ISSUE.replace("The mill", "¿?").replace("The road", "…!")
     assert opinions(text, config) == []
 
 
@@ -352,7 +350,7 @@ SLIPS += [
 ]
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(WRITTEN),
     st.sampled_from(["insert", "insert", "cut", "drop a line", "double a line", "bytes"]),
@@ -392,7 +390,3 @@ def test_checking_ends_with_findings_whatever_slip_a_file_holds(
 def test_a_workspace_without_templates_and_pictures_checks_well(config: Config) -> None:
     (config.issues / "2017-11-19.yaml").write_text(re.sub("    image:.*\n", "", ISSUE), "utf-8")
     assert check(config).findings == ()
-
-
-def test_where_is_a_place_that_can_be_sorted_even_without_a_file() -> None:
-    assert sorted([Where(path="b"), Where(path="a", line=2), Where(path="a", line=1)])[0] == Where(path="a", line=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from watchfiles import watch
 
 from newsletter.cli import preview as module
 from newsletter.cli.preview import CHANGED, as_client, mark_change, running_preview
@@ -38,8 +40,12 @@ stories:
   - title: {en: Mill reopens, es: Reabre el molino}
     date: 2017-11-18
     url: https://example.org/mill
+    image: {src: images/mill.png, alt: {en: The mill, es: El molino}}
     summary: {en: The old mill turns again., es: El viejo molino vuelve a girar.}
 """
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPgDk0GAAEyAMReRPmqAAAAAElFTkSuQmCC"
+)
 SETTINGS = """\
 title: {en: Valley News, es: Noticias del Valle}
 sender: {address: news@example.org, name: {en: Valley News, es: Noticias del Valle}}
@@ -99,23 +105,25 @@ class Client:
             connection.request("GET", "/events")
             response = connection.getresponse()
             assert response.headers["Content-Type"] == "text/event-stream"
-            while not re.fullmatch(rb"data: \w+-([2-9]|\d\d+)\n", response.readline()):
-                pass  # each of the two watchers has told that it has begun
-            save()
-            silent = 0
+            begun, silent = False, 0
             while silent < 3:
                 line = response.readline()
                 silent += line.startswith(b":") or not line  # a comment comes every ten seconds
-                if line.startswith(b"data: ") and met(state := self.state(issue)):
+                if not line.startswith(b"data: "):
+                    continue
+                if begun and met(state := self.state(issue)):
                     return state
+                if not begun and int(line.rpartition(b"-")[2]) >= 2:  # each of the two watchers tells that it begins
+                    begun = True
+                    save()
         pytest.fail("no event told of the save")
 
 
 def furnish(root: Path) -> Path:
-    """A workspace with an issue, and the logo that the sample's theme names."""
+    """A workspace with an issue that has a picture."""
     images = root / "issues/images"
     images.mkdir(parents=True)
-    shutil.copy(sample_root() / "issues/images/logo.png", images)
+    images.joinpath("mill.png").write_bytes(PICTURE)
     (root / PATH).write_text(ISSUE, "utf-8")
     return root
 
@@ -229,7 +237,7 @@ def test_images_of_the_editions_are_served(desk: Path, start: Callable[..., Clie
     assert all(source.startswith("/images/") for source in sources)
     image = client.ask(sources[0])
     assert image.headers["Content-Type"] == "image/png"
-    assert image.body == (desk / "issues/images/logo.png").read_bytes()
+    assert image.body == PICTURE
 
 
 def test_images_off_and_on_is_a_matter_of_the_frames_policy(steady: Client) -> None:
@@ -320,6 +328,22 @@ def test_a_folder_that_comes_later_is_watched_too(desk: Path, client: Client) ->
     template = desk / "templates/digest.txt.j2"
     again = template.read_text("utf-8").replace("CHANGED", "AGAIN")
     client.after(lambda: replace(template, again), lambda state: "AGAIN" in state["editions"]["en"]["text"])
+
+
+@pytest.mark.parametrize("failure", [OSError("OS file watch limit reached."), RuntimeError("Error creating watcher")])
+def test_a_system_without_file_watches_is_looked_at_again_and_again(
+    desk: Path, start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def without(*paths: Path, force_polling: bool | None, **options: Any) -> Any:
+        if not force_polling:
+            raise failure
+        return watch(*paths, force_polling=True, **options)
+
+    monkeypatch.setattr(module, "watch", without)
+    os.utime(desk / PATH, (0, 0))  # looking again tells whole seconds apart
+    client = start(desk)
+    client.after(lambda: by_replacing(desk), lambda state: "CHANGED" in state["editions"]["en"]["text"])
+    assert any("no file watches left" in line for line in client.announced)
 
 
 def test_a_save_gives_the_frame_a_new_address_and_a_place_to_open_at(desk: Path, client: Client) -> None:
@@ -495,7 +519,7 @@ def test_a_link_may_lead_to_the_page_and_a_sandboxed_frame_may_show_images(stead
     [
         "/images/../newsletter.yaml",
         "/images/..%2f..%2fnewsletter.yaml",
-        "/images/logo.png",
+        "/images/mill.png",
         "/images/",
         "/../preview.py",
         "/preview.py",
@@ -565,8 +589,9 @@ def test_events_end_with_the_preview(desk: Path) -> None:
             connection.request("GET", "/events")
             response = connection.getresponse()
             response.readline()
-        rest = list(iter(response.readline, b""))
-    assert b": \n" not in rest  # nobody was waiting still
+        while (line := response.readline()) and line != b": \n":
+            pass
+    assert line == b""  # and no comment of one who waits still
 
 
 def test_a_real_browser_shows_the_message_and_follows_a_save(

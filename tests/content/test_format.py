@@ -206,6 +206,33 @@ def test_an_added_story_goes_below_the_last_and_above_the_blocks(config: Config)
     assert add_stories(text, [story], PATH, config) == text.replace("\n\n# b", f"\n{added}\n# b")
 
 
+@pytest.mark.parametrize(
+    "stories",
+    [
+        "- title: One\n# mine\n  date: 2017-11-19\n",
+        "# mine\n- title: One\n  date: 2017-11-19\n",
+        '- date: 2017-11-19\n  title: "One\n\nand\n  two"\n',
+        "- title: One\n  date: 2017-11-19\n  summary:\n",
+        "- title: One\n  date: 2017-11-19\n  summary: |\n    # no comment\n\n    text\n\n\n",
+        "- {title: One,\n  date: 2017-11-19}\n",
+    ],
+)
+@pytest.mark.parametrize("rest", ["", "\nnumber: 3\n", "# below\nnumber: 3\n", "...\n"])
+def test_a_story_is_added_below_the_last_however_that_is_written(config: Config, stories: str, rest: str) -> None:
+    text = f"date: 2017-11-19\nstories:\n{stories}{rest}"
+    before = parse_issue(text, PATH, config)
+    story = Story(title={"en": "New"}, date=before.date, where=HERE)
+    result = add_stories(text, [story], PATH, config)
+    assert parse_issue(result, PATH, config).stories == (*before.stories, story)
+    assert result.endswith(rest)
+
+
+def test_a_comment_without_a_space_gets_one_where_the_value_loses_its_quotes(config: Config) -> None:
+    formatted = format_issue('date: 2017-11-19\nsubject: "A" #x\n', PATH, config)
+    assert formatted == "date: 2017-11-19\nsubject: A  # x\n"
+    assert parse_issue(formatted, PATH, config).subject == {"en": "A"}
+
+
 def test_blocks_are_formatted_too(config: Config) -> None:
     text = "join: {text: 'Do', title: 'Join us', style: call} # last\n"
     formatted = format_blocks(text, Path("issues/blocks.yaml"), config)

@@ -1,3 +1,5 @@
+# ruff: noqa: E501  (texts and pages as they come)
+
 from __future__ import annotations
 
 import os
@@ -140,8 +142,9 @@ TWO = [("2017-11-19", "The mill reopens"), ("2017-11-12", "Dogs and their owners
         "The mill reopens\t19 November 2017\nDogs and their owners\t12 November 2017\n",
         "19 NOVEMBER 2017\n• The mill reopens\n  The wheel turns.\n12 NOVEMBER 2017\n• Dogs and their owners\n  On leads.",
         "  The mill reopens\n    19 November 2017\n    Text\n  Dogs and their owners\n    12 November 2017\n    Text",
-        "The mill reopens\nBy Ann Other\n\n19 November 2017\n\nText.\n\nDogs and their owners\nBy Ann Other\n\n12 November 2017\n\nX."
-        .replace("The mill", "# The mill").replace("Dogs", "# Dogs"),
+        "The mill reopens\nBy Ann Other\n\n19 November 2017\n\nText.\n\nDogs and their owners\nBy Ann Other\n\n12 November 2017\n\nX.".replace(
+            "The mill", "# The mill"
+        ).replace("Dogs", "# Dogs"),
     ],
 )
 def test_title_and_date_may_stand_in_many_orders(text: str) -> None:
@@ -178,6 +181,40 @@ def test_a_sentence_that_mentions_a_date_is_no_heading() -> None:
     assert "4 December 2017" in stories(text)[0].summary
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "19 November 2017 by Ann Other",
+        "By Ann Other, 19 November 2017",
+        "Posted by Ann Other on 19 November 2017",
+        "Lima, 19 de noviembre de 2017",
+        "Por Ana Otero | 19 de noviembre de 2017",
+    ],
+)
+def test_a_date_line_may_say_by_whom_or_where_and_those_words_stay(line: str) -> None:
+    (story,) = stories(f"The mill reopens\n{line}\n\nIt turns.\n")
+    assert (story.title, str(story.date)) == ("The mill reopens", "2017-11-19")
+    assert re.fullmatch(r"(by |Posted by |By |Por )?(Ann Other|Ana Otero|Lima)\n\nIt turns\.", story.summary)
+
+
+def test_texts_that_do_not_end_in_a_full_stop_are_not_taken_for_titles() -> None:
+    assert (
+        dated("The mill reopens\n19 November 2017\nIt turns\nDogs and their owners\n12 November 2017\nOn leads\n")
+        == TWO
+    )
+
+
+def test_a_date_alone_in_the_text_of_a_marked_listing_is_text() -> None:
+    text = "• The mill reopens\n\n19 November 2017\n\nThe hearing is on:\n\n3 December 2017\n\n• Dogs and their owners\n\n12 November 2017\n\nX.\n"
+    assert dated(text) == TWO
+    assert stories(text)[0].summary == "The hearing is on:\n\n3 December 2017"
+
+
+def test_labels_are_understood() -> None:
+    text = "Title: The mill reopens\nDate: 19 November 2017\n\nX.\n\nTitle: Dogs and their owners\nDate: 12 November 2017\n\nX.\n"
+    assert dated(text) == TWO
+
+
 def test_nested_lists_keep_their_levels() -> None:
     text = "Fair\n2 May 2017\n\nWe need:\n\n  - cakes\n    - with cream\n    - without\n  - hands\n    that can wash up\n\n  1. come\n  2. stay\n"
     assert stories(text)[0].summary == (
@@ -186,7 +223,13 @@ def test_nested_lists_keep_their_levels() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["https://example.org/a", "Read more: https://example.org/a", "Link: <https://example.org/a>", "[Read on](https://example.org/a)"]
+    "line",
+    [
+        "https://example.org/a",
+        "Read more: https://example.org/a",
+        "Link: <https://example.org/a>",
+        "[Read on](https://example.org/a)",
+    ],
 )
 def test_a_line_that_is_a_link_becomes_the_url(line: str) -> None:
     (story,) = stories(f"Fair\n2 May 2017\n\nCakes.\n\n{line}\n")
@@ -236,7 +279,12 @@ def test_a_text_without_dates_is_refused_with_a_next_step(text: str) -> None:
 
 
 @settings(max_examples=200)
-@given(st.lists(st.one_of(st.text(max_size=30), st.sampled_from(["2 May 2017", "• x", "", "---", "# y", "    - z", "1. q"])), max_size=15))
+@given(
+    st.lists(
+        st.one_of(st.text(max_size=30), st.sampled_from(["2 May 2017", "• x", "", "---", "# y", "    - z", "1. q"])),
+        max_size=15,
+    )
+)
 def test_no_text_breaks_the_reader_and_no_slot_gets_through(lines: list[str]) -> None:
     try:
         found = read_listing("\n".join(lines), "any.txt").stories

@@ -1,3 +1,5 @@
+# ruff: noqa: E501  (texts and pages as they come)
+
 from __future__ import annotations
 
 import json
@@ -137,8 +139,13 @@ ARTICLE = {
 
 
 def test_one_article_is_read_from_its_json_ld() -> None:
-    html = FRAME % "<h1>The mill reopens</h1><p>Long text.</p><time datetime='2017-11-18'>x</time><h2>Other 2 May 2016</h2>"
-    (story,) = stories(html.replace("</head>", f'<script type="application/ld+json">{json.dumps(ARTICLE)}</script></head>'))
+    html = (
+        FRAME
+        % "<h1>The mill reopens</h1><p>Long text.</p><time datetime='2017-11-18'>x</time><h2>Other 2 May 2016</h2>"
+    )
+    (story,) = stories(
+        html.replace("</head>", f'<script type="application/ld+json">{json.dumps(ARTICLE)}</script></head>')
+    )
     assert (story.title, str(story.date), story.source) == ("The mill reopens", "2017-11-19", "Valley Voice")
     assert (story.summary, story.url) == ("The wheel turns & turns.", "https://valley.example.org/mill")
 
@@ -149,16 +156,27 @@ def test_one_article_is_read_from_open_graph() -> None:
         '<meta property="article:published_time" content="2017-11-19T10:00:00+00:00">'
         '<meta property="og:description" content="The wheel was seen […]"><link rel="canonical" href="/mill">'
     )
-    html = (FRAME % "<article><h1>The mill reopens</h1><p>The wheel was seen to turn.</p></article>").replace("</head>", f"{head}</head>")
+    html = (FRAME % "<article><h1>The mill reopens</h1><p>The wheel was seen to turn.</p></article>").replace(
+        "</head>", f"{head}</head>"
+    )
     (story,) = stories(html)
-    assert (story.title, str(story.date), story.url) == ("The mill reopens", "2017-11-19", "https://valley.example.org/mill")
+    assert (story.title, str(story.date), story.url) == (
+        "The mill reopens",
+        "2017-11-19",
+        "https://valley.example.org/mill",
+    )
     assert story.summary == "The wheel was seen to turn."
 
 
 def test_one_article_is_read_from_what_can_be_seen() -> None:
     html = "<html><body><article><h1>The mill reopens</h1><p>Published on 19 November 2017 by Ann</p><p>It turns.</p></article></body></html>"
     (story,) = stories(html.replace("Published on 19 November 2017 by Ann", "<time>19 November 2017</time>"))
-    assert (story.title, str(story.date), story.summary, story.url) == ("The mill reopens", "2017-11-19", "It turns.", AT)
+    assert (story.title, str(story.date), story.summary, story.url) == (
+        "The mill reopens",
+        "2017-11-19",
+        "It turns.",
+        AT,
+    )
 
 
 MAIL = """
@@ -175,7 +193,9 @@ MAIL = """
     [
         MAIL,
         MAIL.replace("<h2>", "<p><b>").replace("</h2>", "</b></p>"),
-        MAIL.replace("<p>19 November 2017</p>", "").replace("<html>", "<html><head><title>Valley News, 19 November 2017</title></head>"),
+        MAIL.replace("<p>19 November 2017</p>", "").replace(
+            "<html>", "<html><head><title>Valley News, 19 November 2017</title></head>"
+        ),
     ],
 )
 def test_a_past_newsletter_has_one_date_for_all_its_stories(html: str) -> None:
@@ -191,12 +211,18 @@ def test_a_past_newsletter_has_one_date_for_all_its_stories(html: str) -> None:
 
 def test_links_are_relative_to_the_base_of_the_page() -> None:
     html = (FRAME % FLAT).replace("<head>", '<head><base href="https://other.example.org/a/">')
-    assert [each.url for each in stories(html)] == ["https://other.example.org/a/mill", "https://other.example.org/dogs"]
+    assert [each.url for each in stories(html)] == [
+        "https://other.example.org/a/mill",
+        "https://other.example.org/dogs",
+    ]
 
 
 def test_a_page_without_dates_is_refused_with_a_next_step() -> None:
     with pytest.raises(CollectError) as caught:
-        read_page(FRAME % "<h2>Mill</h2><p>It turned on 3 May 2017, they say, and nobody there was surprised.</p>", "page.html")
+        read_page(
+            FRAME % "<h2>Mill</h2><p>It turned on 3 May 2017, they say, and nobody there was surprised.</p>",
+            "page.html",
+        )
     assert caught.value.findings[0].code == "collect.no-stories"
 
 
