@@ -410,7 +410,7 @@ class _Watchers:
             self._again.wait(0.5 if any(each.is_dir() for each in self._trees) else None)
 
     def _changes(self, folders: set[Path], stop: threading.Event, *, recursive: bool) -> Iterator[set[str]]:
-        """Names of what changed, until `stop`. First an empty set, when watching has begun: earlier saves were missed."""
+        """Names of what changed, until `stop`. First an empty set when watching begins: earlier saves were missed."""
         there = [each for each in folders if each.is_dir()]
         if not there:
             return

@@ -183,7 +183,8 @@ def _text(of: Mapping[str, Any], key: str) -> str:
 _CUT = re.compile(r"\s*(?:\[\s*(?:…|\.\.\.)\s*\\?\]|…|\.\.\.)\s*$")
 _READ_ON = r"(?:continue reading|keep reading|read more|read the rest|leer m[aá]s|sigue leyendo|seguir leyendo|continuar leyendo)"
 _TAILS = re.compile(
-    rf"(?:^|\n\n)(?:The post .*? (?:appeared first on|first appeared on) .*|La entrada .*? (?:se public[oó]|aparece) primero en .*"
+    r"(?:^|\n\n)(?:The post .*? (?:appeared first|first appeared) on .*"
+    r"|La entrada .*? (?:se public[oó]|aparece) primero en .*"
     rf"|\[?{_READ_ON}\b[^\n]{{0,300}})$"
     rf"|\s*\[{_READ_ON}[^\n\]]{{0,200}}\]\([^\s)]*\)\W*$"  # a link at the end of the text
     rf"|(?<=[.…\]])\s*{_READ_ON}\b[^\n.]{{0,200}}$",

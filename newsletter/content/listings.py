@@ -482,9 +482,9 @@ def _spread(headings: Sequence[_Heading], lines: Sequence[Line]) -> list[_Headin
 _SOURCE = re.compile(r"(?:source|fuente)\s*:\s*(.+)", re.IGNORECASE)
 _URL = r"<?(https?://[^\s<>]+?)>?[.,]?"
 _MORE = (
-    r"(?:links?|url|web|website|enlaces?|v[ií]nculo|m[aá]s(?: informaci[oó]n)?|more(?: information| info)?|full (?:story|text|article)"
-    r"|read (?:more|on|the (?:full )?(?:story|article))|continue reading|details|see(?: also)?|leer m[aá]s|ver m[aá]s|seguir leyendo"
-    r"|nota completa|texto completo|available (?:at|from))"
+    r"(?:links?|url|web|website|more(?: info(?:rmation)?)?|full (?:story|text|article)|continue reading|details"
+    r"|read (?:more|on|the (?:full )?(?:story|article))|see(?: also)?|available (?:at|from)"
+    r"|enlaces?|v[ií]nculo|m[aá]s(?: informaci[oó]n)?|(?:leer|ver) m[aá]s|seguir leyendo|(?:nota|texto) complet[ao])"
 )
 MORE = re.compile(rf"\W*{_MORE}(?:\s+(?:here|aqu[ií]|about .*|of .*|sobre .*))?\W*", re.IGNORECASE)
 """What a link says that leads to the whole story and tells nothing of it."""

@@ -1,8 +1,8 @@
 """Plain text and HTML from outside as the Markdown of a summary.
 
-Whatever comes in is only words: characters that Markdown would take for more are escaped, and no others, since an editor
-will read the result. HTML is taken apart here and not by markdownify, because pages.py needs the paragraphs one by one,
-because pages nest deeper than Python can recurse, and because markdownify escapes either too little or too much.
+Whatever comes in is only words: characters that Markdown would take for more are escaped, and no others, since an
+editor will read the result. HTML is taken apart here and not by markdownify, because pages.py needs the paragraphs one by
+one, pages nest deeper than Python can recurse, and markdownify escapes either too little or too much.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STRONG, _STRONG_END, _EM, _EM_END, _MARK2, _MARK1, _LINK, _URL, _URL_END, _CELL
 _SIGNS = re.compile(f"{_URL}[0-9]+{_URL_END}|[{_STRONG}{_STRONG_END}{_EM}{_EM_END}{_LINK}{_URL}{_URL_END}{_CELL}]")
 
 _INLINE = re.compile(
-    r"\\(?=[!-/:-@\[-`{-~]|$)"  # a backslash that would escape something
+    r"\\(?=[\x01-\x11!-/:-@\[-`{-~]|$)"  # a backslash that would escape something
     r"|`"
     r"|(?P<run>\*+|_+|~~+)"
     r"|<(?=[A-Za-z/!?])"  # a tag

@@ -379,17 +379,15 @@ def _undated_boxes(boxes: Sequence[HtmlElement]) -> tuple[list[HtmlElement], boo
     """The boxes beside the dated ones that look like them but for the date, and whether they are standing texts: the
     last items of a list."""
     dated = set(boxes)
-    parents = dict.fromkeys(box.getparent() for box in boxes)
     undated: list[HtmlElement] = []
     blocks = True
-    for parent in parents:
-        if parent is None:
-            continue
-        own = [number for number, child in enumerate(parent) if child in dated]
-        kinds = {parent[number].tag for number in own}
-        others = [number for number, child in enumerate(parent) if child not in dated and child.tag in kinds]
-        undated += [parent[number] for number in others if element_line(parent[number])]
-        blocks = blocks and len(own) > 1 and kinds == {"li"} and min(others, default=len(parent)) > own[-1]
+    for parent in dict.fromkeys(parent for box in boxes if (parent := box.getparent()) is not None):
+        children = list(parent)
+        own = [number for number, child in enumerate(children) if child in dated]
+        kinds = {children[number].tag for number in own}
+        others = [number for number, child in enumerate(children) if child not in dated and child.tag in kinds]
+        undated += [children[number] for number in others if element_line(children[number])]
+        blocks = blocks and len(own) > 1 and kinds == {"li"} and min(others, default=len(children)) > own[-1]
     return undated, blocks
 
 

@@ -144,7 +144,8 @@ def refusal(url: str, given: Limits | None = None) -> str:
         fetch(url, given)
     (finding,) = caught.value.findings
     assert finding.code == "collect.fetch"
-    assert finding.where and finding.where.path == url
+    assert finding.where
+    assert finding.where.path == url
     assert finding.help
     return finding.message
 
@@ -331,26 +332,9 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-keyout",
-            "key.pem",
-            "-out",
-            "cert.pem",
-            "-days",
-            "2",
-        ]
-        + ["-subj", "/CN=news.example", "-addext", "subjectAltName=DNS:news.example"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=news.example"
+    names = ["-addext", "subjectAltName=DNS:news.example"]
+    subprocess.run([*command.split(), *names], cwd=folder, check=True, capture_output=True)
     return folder
 
 

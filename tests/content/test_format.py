@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from newsletter.config import Config
 from newsletter.content.format import add_stories, format_blocks, format_issue, format_story
 from newsletter.content.issue import Story, parse_blocks, parse_issue
+from newsletter.content.markdown import slot_in_result
 from newsletter.errors import IssueError, Where
 from newsletter.shape import UNPRINTABLE
 from newsletter.source import one_line_end
@@ -28,7 +29,9 @@ awkward = st.sampled_from(
 lines = st.lists(st.one_of(signs, awkward), min_size=1, max_size=12).map("".join)
 line = lines.filter(lambda text: text.strip() and "@@" not in text)
 paragraphs = st.lists(st.one_of(line, st.sampled_from(["", " ", "    code", "\tx", "> q", "* a"])), min_size=1, max_size=5)
-markdown = paragraphs.map("\n".join).filter(lambda text: text.strip() and "@@" not in text)
+markdown = paragraphs.map("\n".join).filter(
+    lambda text: text.strip() and "@@" not in text and not slot_in_result(text, "es")
+)
 
 
 def localized(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:

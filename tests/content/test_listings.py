@@ -274,7 +274,8 @@ def test_a_text_without_dates_is_refused_with_a_next_step(text: str) -> None:
         read_listing(text, "letter.txt")
     (finding,) = caught.value.findings
     assert finding.code == "collect.no-stories"
-    assert finding.where and finding.where.path == "letter.txt"
+    assert finding.where
+    assert finding.where.path == "letter.txt"
     assert finding.help
 
 
