@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from newsletter.errors import ConfigError, Finding, Where
 from newsletter.shape import Field, Reading, Shape, Text, nearest, read_record, read_value
@@ -303,3 +304,6 @@ def _check_base_url(url: str | None, at: str, where: Where | None, reading: Read
     """Every link is this address and a path: what follows ? or # would swallow the path."""
     if url and where and re.search("[?#]", url):
         reading.report("value", where, f"{at}: cannot have a ? or a #", "end it before that sign")
+    # The host names the list as well (RFC 2919), which takes neither an IPv6 address nor letters outside ASCII.
+    elif url and where and not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", urlsplit(url).hostname or ""):
+        reading.report("value", where, f"{at}: must have a host name in ASCII", "write its xn--… form")

@@ -2,9 +2,9 @@
 
     NewsletterError
     ├── InputError (ValueError)        a file, a feed, an argument says no; carries every finding
-    │   ├── ConfigError                newsletter.yaml, theme.yaml, labels.yaml, the environment
+    │   ├── ConfigError                newsletter.yaml, the environment, the keys
     │   ├── IssueError                 an issue file, a folder story, blocks.yaml, an image
-    │   ├── TemplateError              a template: syntax, an unknown name, MJML that cannot be compiled
+    │   ├── TemplateError              a template, theme.yaml, labels.yaml: syntax, an unknown name, wrong MJML
     │   └── CollectError               a source that cannot be read as stories
     ├── AddressError (ValueError)      a recipient whose address cannot be written into a message
     ├── HeaderError (ValueError)       a header value with a control character or a line end in it

@@ -266,3 +266,11 @@ def test_no_variable_file_ends_in_a_traceback(tmp_path_factory: pytest.TempPathF
         assert each.message.isprintable()
         assert each.help
         assert each.where
+
+
+@pytest.mark.parametrize("url", ["https://bücher.example", "https://[2001:db8::1]:8000/news"])
+def test_a_base_url_whose_host_cannot_name_the_list_is_refused(workspace: Path, url: str) -> None:
+    path = workspace / "newsletter.yaml"
+    path.write_text(path.read_text("utf-8").replace("https://news.example.org", url), "utf-8")
+    with pytest.raises(ConfigError, match="base_url: must have a host name in ASCII"):
+        load_config(workspace, {})

@@ -192,7 +192,7 @@ def format(ctx: click.Context, files: tuple[Path, ...], *, only_check: bool, sho
             found = list(error.findings)
             result = text
         findings += found
-        if found or result == text:
+        if found or result.encode() == path.read_bytes():  # bytes: \r\n and a byte order mark are not canonical
             continue
         changed += 1
         if show_diff:
@@ -244,21 +244,31 @@ def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: 
       newsletter check 2017-11-19 --json
       newsletter check --all
     """
-    config = open_workspace(ctx)
+    try:
+        config = open_workspace(ctx)
+    except InputError as error:
+        if not as_json:
+            raise
+        _print_json([(None, finding) for finding in error.findings])
+        ctx.exit(1)
     paths = _chosen(issues, config, every=every)
     templates = _templates(config)
-    checked = [(path, check_issue(path, config, templates=templates)) for path in paths]
+    told: list[tuple[str | None, Finding]] = []
+    for path in paths:
+        findings = check_issue(path, config, templates=templates).findings
+        told += [(config.shown(path), finding) for finding in findings]
+        if not as_json:
+            print_findings(findings)
+            click.echo(f"{config.shown(path)}: {tally(findings)}")
     if as_json:
-        described = [
-            {"issue": config.shown(path), **each.as_json()} for path, result in checked for each in result.findings
-        ]
-        click.echo(json.dumps(described, ensure_ascii=False, indent=2))
-    else:
-        for path, result in checked:
-            print_findings(result.findings)
-            click.echo(f"{config.shown(path)}: {tally(result.findings)}")
-    if any(not result.ok for _, result in checked):
+        _print_json(told)
+    if any(finding.severity == "error" for _, finding in told):
         ctx.exit(1)
+
+
+def _print_json(told: list[tuple[str | None, Finding]]) -> None:
+    described = [{"issue": issue, **finding.as_json()} for issue, finding in told]
+    click.echo(json.dumps(described, ensure_ascii=False, indent=2))
 
 
 def _templates(config: Config) -> Templates | None:

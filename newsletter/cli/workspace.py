@@ -27,7 +27,7 @@ def open_workspace(ctx: click.Context) -> Config:
 def init(folder: Path) -> None:
     """Make a new workspace in DIR, with a sample issue to start from.
 
-    DIR must be new or empty. It gets newsletter.yaml, issues/, templates/, subscribers/ and a .env with a fresh
+    DIR must be new, or empty but for a .git. It gets newsletter.yaml, issues/, templates/, subscribers/ and a .env with a fresh
     secret key, which never goes into git.
 
     \b
@@ -35,7 +35,7 @@ def init(folder: Path) -> None:
       newsletter init my-news
       cd my-news && newsletter preview
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {".git"}):
         raise click.ClickException(
             f"{folder} is there and not empty; name a new folder, so that nothing is overwritten"
         )

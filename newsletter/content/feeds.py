@@ -181,7 +181,7 @@ def _text(of: Mapping[str, Any], key: str) -> str:
 # --- summaries ---
 
 _CUT = re.compile(r"\s*(?:\[\s*(?:…|\.\.\.)\s*\\?\]|…|\.\.\.)\s*$")
-_READ_ON = r"(?:continue reading|keep reading|read more|read the rest|leer m[aá]s|sigue leyendo|seguir leyendo|continuar leyendo)"
+_READ_ON = r"(?:(?:continue|keep) reading|read (?:more|the rest)|leer m[aá]s|(?:sigue|seguir|continuar) leyendo)"
 _TAILS = re.compile(
     r"(?:^|\n\n)(?:The post .*? (?:appeared first|first appeared) on .*"
     r"|La entrada .*? (?:se public[oó]|aparece) primero en .*"

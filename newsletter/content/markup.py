@@ -1,8 +1,8 @@
 """Plain text and HTML from outside as the Markdown of a summary.
 
 Whatever comes in is only words: characters that Markdown would take for more are escaped, and no others, since an
-editor will read the result. HTML is taken apart here and not by markdownify, because pages.py needs the paragraphs one by
-one, pages nest deeper than Python can recurse, and markdownify escapes either too little or too much.
+editor will read the result. HTML is taken apart here and not by markdownify, because pages.py needs the paragraphs one
+by one, pages nest deeper than Python can recurse, and markdownify escapes either too little or too much.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STRONG, _STRONG_END, _EM, _EM_END, _MARK2, _MARK1, _LINK, _URL, _URL_END, _CELL
     "\x01\x02\x03\x04\x05\x06\x0e\x0f\x10\x11"
 )
 
-_SIGNS = re.compile(f"{_URL}[0-9]+{_URL_END}|[{_STRONG}{_STRONG_END}{_EM}{_EM_END}{_LINK}{_URL}{_URL_END}{_CELL}]")
+_SIGNS = re.compile(f"{_URL}[0-9]+{_URL_END}|[\x01-\x06\x0e-\x11]")
 
 _INLINE = re.compile(
     r"\\(?=[\x01-\x11!-/:-@\[-`{-~]|$)"  # a backslash that would escape something
@@ -393,13 +393,12 @@ def _cells(text: str) -> str:
 
 
 def _emphasis(mark: str, match: re.Match[str]) -> str:
-    """The words between two marks, where Markdown would see the marks as a pair (CommonMark §6.2); else the words
-    alone."""
+    """The words between two marks, the words alone where Markdown sees no pair in the marks (CommonMark §6.2)."""
     words = match[1].strip()
-    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     lead, trail = match[1][: len(match[1]) - len(match[1].lstrip())], match[1][len(match[1].rstrip()) :]
-    opens = (
-        bool(words) and (lead or not before.isalnum() or words[0].isalnum()) and before not in (_STRONG_END, _EM_END)
-    )
-    closes = bool(words) and (trail or not after.isalnum() or words[-1].isalnum())
+    before = _SIGNS.sub("", match.string[max(0, match.start() - 20) : match.start()])[-1:]
+    after = _SIGNS.sub("", match.string[match.end() : match.end() + 20])[:1]
+    again = match.string[: match.start()][-1:] in (_STRONG_END, _EM_END)  # `**a****b**` would be read otherwise
+    opens = bool(words) and not again and (bool(lead) or not before.isalnum() or words[0].isalnum())
+    closes = bool(words) and (bool(trail) or not after.isalnum() or words[-1].isalnum())
     return f"{lead}{mark}{words}{mark}{trail}" if opens and closes else match[1]

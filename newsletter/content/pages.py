@@ -394,7 +394,7 @@ def _undated_boxes(boxes: Sequence[HtmlElement]) -> tuple[list[HtmlElement], boo
 def _box_story(box: HtmlElement, title: HtmlElement, day: date | None, name: str, base: str) -> Clipping:
     links = [each for each in (title, *title.iter("a"), *title.iterancestors("a")) if each.tag == "a"]
     more = [each for each in box.iter("a") if MORE.fullmatch(element_line(each))]
-    around = [box] if box.tag == "a" else [each for each in box.iterancestors("a")]
+    around = [box] if box.tag == "a" else list(box.iterancestors("a"))
     urls = (_page_url(each, base) for each in (*links, *more, *around))
     leave_out = {title, *more, *box.iter(DAY), *(each for each in box.iter() if _is_aside(each, title))}
     return Clipping(

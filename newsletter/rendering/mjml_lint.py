@@ -487,6 +487,15 @@ class _Linter:
             elif not any(fits(value, kind) for kind in kinds):
                 message = f'{attribute}="{value}" on <{name}> is no valid value'
                 self._error(offset, "attribute-value", message, "write " + expected(min(kinds)))
+            elif "padding" in attribute and "0" in value.split() and any(side != "0" for side in _sides(value)):
+                # No picture shows it: the width told to Outlook is that of a section without any padding.
+                message = f'{attribute}="{value}" on <{name}>: mrml reads none of it because of the 0 without a unit'
+                self._error(offset, "attribute-value", message, "write 0px")
+
+
+def _sides(padding: str) -> list[str]:
+    """The left and right of a CSS padding of one to four values."""
+    return padding.split()[1::2] or padding.split()
 
 
 def _is_component(name: str) -> bool:

@@ -570,3 +570,25 @@ def test_a_terminal_without_utf8_gets_every_line(desk: Path) -> None:
 def test_a_name_that_is_not_utf8_is_answered_in_words(desk: Path) -> None:
     done = real("check", b"\xff.yaml".decode("utf-8", "surrogateescape"), cwd=desk.resolve())
     assert (done.returncode, "there is no issue ?.yaml" in done.stderr) == (1, True)
+
+
+def test_a_broken_configuration_is_told_as_json_too(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "newsletter.yaml").write_text("titel: x\n", "utf-8")
+    assert run(["check", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert {"issue": None, "code": "config.unknown-key", "path": "newsletter.yaml", "line": 1}.items() <= told[
+        0
+    ].items()
+
+
+def test_format_gives_a_file_with_crlf_line_ends_its_canonical_bytes(workspace: Path) -> None:
+    path = workspace / "issues" / "2017-11-19.yaml"
+    path.write_bytes(b"\xef\xbb\xbfdate: 2017-11-19\r\nsubject: News\r\n")
+    assert run(["format", "--check"]) == 1
+    assert run(["format"]) == 0
+    assert path.read_bytes() == b"date: 2017-11-19\nsubject: News\n"
+
+
+def test_a_repository_without_files_may_become_a_workspace(tmp_path: Path) -> None:
+    (tmp_path / "news" / ".git").mkdir(parents=True)
+    assert run(["init", str(tmp_path / "news")]) == 0

@@ -247,6 +247,13 @@ def test_links_that_differ_in_what_only_tracks_are_one(run: Run, config: Config)
     assert [line.reason for line in report.skipped][:1] == ["already in issues/2017-11-19.yaml (collected before)"]
 
 
+def test_a_story_written_by_hand_is_known_by_its_link(run: Run, config: Config) -> None:
+    text = "date: 2017-10-01\nstories: [{title: Molino, date: 2017-09-30, url: 'http://e.example/mill#x'}]\n"
+    (config.issues / "2017-10-01.yaml").write_text(text, "utf-8")
+    report = run(rss(item("The mill", link="https://e.example/mill/?utm_source=feed")))
+    assert [line.reason for line in report.skipped] == ["already in issues/2017-10-01.yaml (the same link)"]
+
+
 def test_places_of_one_page_are_stories_of_their_own(run: Run, config: Config) -> None:
     feed = rss(item("A", link="https://e.example/news#a"), item("B", link="https://e.example/news#b"))
     assert len(run(feed).added) == 2

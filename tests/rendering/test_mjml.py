@@ -152,6 +152,7 @@ def test_no_false_alarm(content: str) -> None:
         # values
         ('<mj-text padding="zz">x</mj-text>', "attribute-value", 3, 'padding="zz" on <mj-text>', "such as 10px 25px"),
         ('<mj-text padding="10">x</mj-text>', "attribute-value", 3, 'padding="10"', "px or %"),
+        ('<mj-text padding="9px 8px 0">x</mj-text>', "attribute-value", 3, "without a unit", "0px"),
         ('<mj-text color="#12">x</mj-text>', "attribute-value", 3, 'color="#12"', "#rrggbb"),
         ('<mj-text align="middle">x</mj-text>', "attribute-value", 3, 'align="middle"', "one of left, right, center, justify"),
         ('<mj-table cellpadding="2px"></mj-table>', "attribute-value", 3, "cellpadding", "a whole number"),
