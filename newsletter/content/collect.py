@@ -44,7 +44,7 @@ from newsletter.source import read_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Fate:
     """What became of one entry of a source."""
 
     outcome: Literal["added", "skipped", "renamed"]  # renamed: a block whose name was taken by other words
@@ -78,17 +78,17 @@ class Line:
 class Report:
     """What `collect` did, or would do: a line for each entry of each source, in their order."""
 
-    lines: tuple[Line, ...] = ()
+    lines: tuple[Fate, ...] = ()
     written: tuple[str, ...] = ()  # files; with `dry_run` those that would be
     problems: tuple[Finding, ...] = ()  # warnings and notes
     dry_run: bool = False
 
     @property
-    def added(self) -> tuple[Line, ...]:
+    def added(self) -> tuple[Fate, ...]:
         return tuple(line for line in self.lines if line.outcome != "skipped")
 
     @property
-    def skipped(self) -> tuple[Line, ...]:
+    def skipped(self) -> tuple[Fate, ...]:
         return tuple(line for line in self.lines if line.outcome == "skipped")
 
     def as_json(self) -> dict[str, object]:
@@ -314,7 +314,7 @@ class _Desk:
 
     def __init__(self, into: Path, config: Config) -> None:
         self.into, self.config = into, config
-        self.lines: list[Line] = []
+        self.lines: list[Fate] = []
         self.memory = _Memory()
         self.issues: dict[Path, Issue] = {}
         self.new: dict[Path, list[Story]] = {}
@@ -358,7 +358,7 @@ class _Desk:
             self._place_story(clipping, clipping.date, language)
 
     def _skip(self, clipping: Clipping, reason: str, file: str = "", name: str = "") -> None:
-        line = Line(
+        line = Fate(
             outcome="skipped",
             title=clipping.title,
             date=clipping.date,
@@ -390,7 +390,7 @@ class _Desk:
         file = self.config.shown(path)
         self.new.setdefault(path, []).append(story)
         self.memory.keep(story, file, week)
-        self.lines.append(Line(outcome="added", title=clipping.title, date=day, file=file, where=clipping.where))
+        self.lines.append(Fate(outcome="added", title=clipping.title, date=day, file=file, where=clipping.where))
 
     def _path(self, week: date) -> Path:
         """The issue of a week: by its name, or else by its date; or else a new one."""
@@ -418,7 +418,7 @@ class _Desk:
         self.new_blocks.append(block)
         reason = "" if name == base else f"block {base} is there with other words"
         outcome: Literal["added", "renamed"] = "renamed" if reason else "added"
-        self.lines.append(Line(outcome=outcome, title=clipping.title, file=file, name=name, reason=reason, where=where))
+        self.lines.append(Fate(outcome=outcome, title=clipping.title, file=file, name=name, reason=reason, where=where))
 
     def texts(self) -> dict[Path, str]:
         """The new text of every file that changes; each has been read again and holds what it should."""
