@@ -121,7 +121,8 @@ def measure_year() -> dict[str, float]:
         templates = load_templates(config)
         for path in issue_paths(config.issues):
             checked = check_issue(path, config, templates=templates)
-            assert checked.ok and checked.issue, [str(finding) for finding in checked.findings]
+            assert checked.issue is not None
+            assert checked.ok, [str(finding) for finding in checked.findings]
             write_build(build_issue(checked.issue, checked.editions, config), Path(folder, "build", path.stem))
         return {"wall ms": (time.perf_counter() - begun) * 1000, "CPU ms": (time.process_time() - cpu) * 1000}
 

@@ -53,8 +53,8 @@ with its line and the nearest right name. A text may be one for all languages, o
 {tables(CONFIG, "newsletter.yaml")}
 ## Environment
 
-Secrets come from the environment, or from a file `.env` beside newsletter.yaml that git ignores (`NAME=value` in each line;
-the environment wins). A name that begins with `NEWSLETTER_` and is not listed here is an error.
+Secrets come from the environment, or from a file `.env` beside newsletter.yaml that git ignores (`NAME=value` in each
+line; the environment wins). A name that begins with `NEWSLETTER_` and is not listed here is an error.
 
 | variable | what it does |
 |---|---|

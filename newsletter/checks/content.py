@@ -19,7 +19,7 @@ SUBJECT_LENGTH = 90  # characters; what a desktop inbox shows of a subject at th
 def check(examined: Examined) -> Iterator[Finding]:
     """Findings of family `content`."""
     issue, config = examined.issue, examined.config
-    yield from _placeholders(issue)
+    yield from _texts(issue)
     yield from _issue(issue, config)
     yield from _stories(issue, config)
     yield from _doubles(issue)
@@ -77,12 +77,21 @@ def _stories(issue: Issue, config: Config) -> Iterator[Finding]:
             yield _finding("no-alt", "warning", story.image.where, f"{name}.image: no alt text", help)
 
 
-def _placeholders(issue: Issue) -> Iterator[Finding]:
-    """What `newsletter new` left to be filled in."""
+# A Markdown link to no full address. It is shown as it is typed, since a message has no page that it could start from.
+_RELATIVE_LINK = re.compile(r"\[[^\[\]]*\]\((?!\s*<?(?:https?|mailto):)[^()\s]*\)", re.IGNORECASE)
+
+
+def _texts(issue: Issue) -> Iterator[Finding]:
+    """What `newsletter new` left to be filled in, and links that lead nowhere."""
     texts = [(name, getattr(issue, name), issue.at(name)) for name in ("subject", "preheader", "intro")]
     for index, story in enumerate(issue.stories):
         texts += [(f"stories[{index}].{name}", getattr(story, name), story.at(name)) for name in ("title", "summary")]
+    texts += [(f"block {block.name}", block.text, block.at("text")) for block in issue.blocks]
     for name, text, where in texts:
+        for language, words in text.items():
+            if link := _RELATIVE_LINK.search(words):
+                message = f"{name}.{language}: {link[0]} is no link, and readers will see it as it is"
+                yield _finding("relative-link", "warning", where, message, "write the full address: https://…")
         left = [language for language, words in text.items() if words in ("…", "...")]
         if left:
             message = f"{name}: still the … of a fresh file ({', '.join(left)})"

@@ -18,7 +18,7 @@ GITIGNORE = "# what a build writes, secrets, the database\nbuild/\n.env\n*.sqlit
 
 
 def open_workspace(ctx: click.Context) -> Config:
-    """The configuration of the workspace that the command line names. ConfigError where there is none."""
+    """The configuration of the workspace that the command line names. Raises ConfigError."""
     return load_config(find_workspace(Path(ctx.obj)))
 
 
@@ -27,8 +27,8 @@ def open_workspace(ctx: click.Context) -> Config:
 def init(folder: Path) -> None:
     """Make a new workspace in DIR, with a sample issue to start from.
 
-    DIR must be new, or empty but for a .git. It gets newsletter.yaml, issues/, templates/, subscribers/ and a .env with a fresh
-    secret key, which never goes into git.
+    DIR must be new, or empty but for a .git. It gets newsletter.yaml, issues/, templates/, subscribers/ and a .env with
+    a fresh secret key, which never goes into git.
 
     \b
     Examples:

@@ -52,13 +52,13 @@ def format_story(text: str, path: Path, config: Config) -> str:
 
 def write_issue(issue: Issue, config: Config) -> str:
     """A new issue file."""
-    return "".join(_Writer(config.languages).record(_issue_node(issue), ISSUE, 0))
+    return "".join(_Writer(config.languages).record(_issue_node(issue, config), ISSUE, 0))
 
 
 def write_block(block: Block, config: Config) -> str:
     """A new entry for a blocks file."""
     values = {key: getattr(block, key) for key in ("style", "title", "text", "button", "url", "note")}
-    node = _map([(block.name, _map(_nodes(values, BLOCK)))])
+    node = _map([(block.name, _map(_nodes(values, BLOCK, config)))])
     return "".join(_Writer(config.languages).keyed(node, BLOCK, 0))
 
 
@@ -70,7 +70,7 @@ def add_stories(text: str, stories: Sequence[Story], path: Path, config: Config)
     """
     text = one_line_end(text)
     before = parse_issue(text, path, config)
-    new = _items([_map(_story_nodes(story)) for story in stories])
+    new = _items([_map(_story_nodes(story, config)) for story in stories])
     node = _top(text)
     entry = node.get("stories")
     if node.flow or (entry and isinstance(entry.value, List) and (entry.value.flow or not entry.value.items)):
@@ -153,37 +153,44 @@ def _items(items: Iterable[Node]) -> List:
     return List(items=tuple(items), where=_NOWHERE, flow=False)
 
 
-def _nodes(values: dict[str, Any], shape: Shape) -> Iterator[tuple[str, Node]]:
+def _nodes(values: dict[str, Any], shape: Shape, config: Config) -> Iterator[tuple[str, Node]]:
+    """Texts become plain strings where a workspace has one language, and maps where a translation may join them."""
     for known in shape.fields:
         value = values.get(known.name)
         if value in (None, (), {}):
             continue
         if isinstance(value, dict):
-            yield known.name, _map((language, _scalar(text)) for language, text in value.items())
+            yield known.name, _texts(value, config)
         elif isinstance(value, tuple):
             yield known.name, _items(_scalar(each) for each in value)
         else:
             yield known.name, _scalar(value.isoformat() if isinstance(value, date) else str(value))
 
 
-def _story_nodes(story: Story) -> list[tuple[str, Node]]:
+def _texts(text: Text, config: Config) -> Node:
+    if len(config.languages) == 1 and tuple(text) == config.languages:
+        return _scalar(text[config.default_language])
+    return _map((language, _scalar(words)) for language, words in text.items())
+
+
+def _story_nodes(story: Story, config: Config) -> list[tuple[str, Node]]:
     values = {key: getattr(story, key) for key in ("title", "date", "section", "url", "source", "summary", "collected")}
-    nodes = dict(_nodes(values, STORY))
+    nodes = dict(_nodes(values, STORY, config))
     if story.image:
         alt: Text = story.image.alt
         image: list[tuple[str, Node]] = [("src", _scalar(story.image.src))]
         if alt:
-            image.append(("alt", _map((language, _scalar(text)) for language, text in alt.items())))
+            image.append(("alt", _texts(alt, config)))
         nodes["image"] = _map(image)
     return list(nodes.items())
 
 
-def _issue_node(issue: Issue) -> Map:
+def _issue_node(issue: Issue, config: Config) -> Map:
     values = {key: getattr(issue, key) for key in ("date", "number", "subject", "preheader", "intro")}
     values["blocks"] = tuple(block.name for block in issue.blocks)
-    nodes = dict(_nodes(values, ISSUE))
+    nodes = dict(_nodes(values, ISSUE, config))
     if issue.stories:
-        nodes["stories"] = _items(_map(_story_nodes(story)) for story in issue.stories)
+        nodes["stories"] = _items(_map(_story_nodes(story, config)) for story in issue.stories)
     return _map(nodes.items())
 
 

@@ -41,7 +41,7 @@ def _parser(language: str) -> MarkdownIt:
     )
     # A text indented by accident must not turn into code, and a title in a summary would compete with the story's own.
     parser.enable(["linkify", "replacements", "smartquotes", "strikethrough"])
-    parser.disable(["image", "code", "fence", "html_block", "html_inline"])
+    parser.disable(["image", "reference", "code", "fence", "html_block", "html_inline"])
     parser.validateLink = _allowed  # type: ignore[method-assign]
     return parser
 

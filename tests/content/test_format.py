@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,17 @@ HERE = Where(path="here")
 # Any text that an issue may hold: all of Unicode but what cannot be seen, and no slots.
 signs = st.characters(exclude_categories=["Cs", "Cc"]).filter(lambda sign: not UNPRINTABLE.search(sign))
 awkward = st.sampled_from(
-    ["- ", ": ", " #", "#", "'", '"', "\\", "|", ">", "&", "*", "!", "%", "@", "`", "{", "}", "[", "]", ",", "?", "no", "~", "0x1"]
-    + ["\u2028", "\ufeff", "2017-11-19", "---", "...", "=", "<<", "null", "é", "👩‍👩‍👧", "\u202e", "  "]
+    [
+        *("- ", ": ", " #", "#", "'", '"', "\\", "|", ">", "&", "*", "!", "%", "@", "`", "{", "}", "[", "]", ",", "?"),
+        *("no", "~", "0x1", "2017-11-19", "---", "...", "=", "<<", "null"),
+        *("\u2028", "\ufeff", "é", "👩\u200d👩\u200d👧", "\u202e", "  "),
+    ]
 )
 lines = st.lists(st.one_of(signs, awkward), min_size=1, max_size=12).map("".join)
 line = lines.filter(lambda text: text.strip() and "@@" not in text)
-paragraphs = st.lists(st.one_of(line, st.sampled_from(["", " ", "    code", "\tx", "> q", "* a"])), min_size=1, max_size=5)
+paragraphs = st.lists(
+    st.one_of(line, st.sampled_from(["", " ", "    code", "\tx", "> q", "* a"])), min_size=1, max_size=5
+)
 markdown = paragraphs.map("\n".join).filter(
     lambda text: text.strip() and "@@" not in text and not slot_in_result(text, "es")
 )
@@ -58,7 +65,9 @@ issue = st.fixed_dictionaries(
         "intro": localized(markdown),
     },
 )
-comment = st.text(signs.filter(lambda sign: sign not in "\x85\u2028\u2029\ufeff"), max_size=8).map(lambda t: f"# {t}".rstrip())
+comment = st.text(signs.filter(lambda sign: sign not in "\x85\u2028\u2029\ufeff"), max_size=8).map(
+    lambda t: f"# {t}".rstrip()
+)
 
 
 @st.composite
@@ -66,7 +75,9 @@ def written(draw: st.DrawFn) -> tuple[str, list[str]]:
     """An issue in one of YAML's many forms, with comments strewn between the lines, and those comments."""
     content = draw(issue)
     flow = draw(st.sampled_from([False, None, True]))
-    text = yaml.safe_dump(content, default_flow_style=flow, allow_unicode=draw(st.booleans()), sort_keys=draw(st.booleans()))
+    text = yaml.safe_dump(
+        content, default_flow_style=flow, allow_unicode=draw(st.booleans()), sort_keys=draw(st.booleans())
+    )
     places = [0] + [match.start() for match in re.finditer(r"^ *(?:- )?[a-z]+:", text, re.MULTILINE)] + [len(text)]
     comments: list[str] = []
     for place in sorted(draw(st.sets(st.sampled_from(places), max_size=4)), reverse=True):
@@ -107,7 +118,12 @@ def test_added_stories_leave_every_other_line_alone(source: tuple[str, list[str]
     except IssueError:
         return
     stories = [
-        Story(title={"en": " ".join(title.split("\n")).strip()}, date=before.date, summary={"es": text.strip()}, where=HERE)
+        Story(
+            title={"en": " ".join(title.split("\n")).strip()},
+            date=before.date,
+            summary={"es": text.strip()},
+            where=HERE,
+        )
         for title, text in new
     ]
     result = add_stories(text, stories, PATH, config)
@@ -251,3 +267,12 @@ def test_a_story_in_a_folder_keeps_its_markdown(config: Config) -> None:
     path.write_text(text)
     formatted = format_story(text, path, config)
     assert formatted == "---\ntitle: One\ndate: 2017-11-18\n---\n\nBody  \nwith *marks*\n\n---\nand a rule\n"
+
+
+def test_new_texts_are_plain_strings_where_there_is_one_language_and_maps_where_another_may_join(
+    config: Config,
+) -> None:
+    story = Story(title={"en": "New"}, date=date(2017, 11, 19), where=HERE)
+    text = "date: 2017-11-19\n"
+    assert "  - title:\n      en: New\n" in add_stories(text, [story], PATH, config)
+    assert "  - title: New\n" in add_stories(text, [story], PATH, replace(config, languages=("en",)))
