@@ -92,6 +92,7 @@ def measure_build() -> dict[str, float]:
 
 def measure_issue() -> dict[str, float]:
     from newsletter.config import load_config
+    from newsletter.content import markdown
     from newsletter.content.issue import issue_paths, load_issue
     from newsletter.rendering.render import load_templates, render_issue
 
@@ -101,6 +102,7 @@ def measure_issue() -> dict[str, float]:
         templates = load_templates(config)
 
         def run() -> None:
+            markdown._tokens.cache_clear()  # noqa: SLF001 - each week's texts are new
             render_issue(load_issue(path, config), "en", templates)
 
         run()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 RAW_TEXT = frozenset({"mj-style", "style", "script"})
@@ -35,8 +36,13 @@ class Token(NamedTuple):
     attributes: str = ""
 
 
-def tokens(mjml: str) -> Iterator[Token]:
-    """The document, piece by piece and without gaps."""
+@lru_cache(maxsize=1)
+def tokens(mjml: str) -> tuple[Token, ...]:
+    """The document, piece by piece and without gaps. The last one is remembered: it is linted, then normalised."""
+    return tuple(_read(mjml))
+
+
+def _read(mjml: str) -> Iterator[Token]:
     position, end = 0, len(mjml)
     while position < end:
         start = mjml.find("<", position)
