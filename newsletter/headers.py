@@ -156,7 +156,14 @@ def _q(text: str) -> str:
 
 
 def octets(found: re.Match[str]) -> str:
-    return "".join(f"={octet:02X}" for octet in found[0].encode())
+    """What a regular expression found as `=XX` for each of its octets."""
+    return _octets_of(found[0])
+
+
+@lru_cache(maxsize=4096)
+def _octets_of(text: str) -> str:
+    """A language has few letters outside ASCII, and a message many of each."""
+    return "".join(f"={octet:02X}" for octet in text.encode())
 
 
 def _runs(text: str, width: Callable[[str], int], first: int, rest: int) -> Iterator[str]:

@@ -323,18 +323,19 @@ class _Writer:
 
     def inline(self, text: str) -> str:
         """The Markdown of one paragraph: what is meant as markup is written, everything else escaped."""
+        text = _paired_links(text)  # first, since a link around nothing would hide that two marks touch
         for start, end, mark in ((_EM, _EM_END, _MARK1), (_STRONG, _STRONG_END, _MARK2)):
             text = re.sub(f"{start}([^{start}{end}]*){end}", partial(_emphasis, mark), text)
-        # Half a pair is left where bold, italics or a link reach over several paragraphs: the words stay, the mark
-        # goes.
-        text = _paired_links(re.sub(f"[{_STRONG}{_STRONG_END}{_EM}{_EM_END}]", "", text))
+        # Half a pair is left where bold or italics reach over several paragraphs: the words stay, the mark goes.
+        text = re.sub(f"[{_STRONG}{_STRONG_END}{_EM}{_EM_END}]", "", text)
         text = "\\\n".join(escape(line.strip()) for line in text.split("\n") if line.strip())
-        text = re.sub(f"{_LINK}([^{_URL}]*){_URL}([0-9]+){_URL_END}", self.linked, text)
+        text = re.sub(f"(!?){_LINK}([^{_URL}]*){_URL}([0-9]+){_URL_END}", self.linked, text)
         return text.replace(_MARK2, "**").replace(_MARK1, "*")
 
     def linked(self, match: re.Match[str]) -> str:
-        words = re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", match[1])
-        return f"[{words}]({self.urls[int(match[2])]})"
+        words = re.sub(r"(\\.)|[\[\]]", lambda sign: sign[0] if sign[1] else f"\\{sign[0]}", match[2])
+        before = "\\!" if match[1] else ""  # else the link would be a picture
+        return f"{before}[{words}]({self.urls[int(match[3])]})"
 
     def write(self, words: str, markdown: str, *, heading: int, day: str, strong: bool, urls: tuple[str, ...]) -> None:
         item = any(level.marker for level in self.levels)

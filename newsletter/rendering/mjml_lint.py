@@ -400,9 +400,12 @@ class _Linter:
 
     def _html(self, token: Token, attributes: dict[str, tuple[str, int]]) -> None:
         name, start = token.name, token.start
-        above = [open_tag.name for open_tag in self._stack]
-        parent, component = above[-1], self._stack[-1].component
-        above = above[max(index for index, outer in enumerate(above) if _is_component(outer)) :]
+        parent, component = self._stack[-1].name, self._stack[-1].component
+        above = []  # the HTML tags that are open in the component
+        for opened in reversed(self._stack):
+            if _is_component(opened.name):
+                break
+            above.append(opened.name)
         if name in _ACTIVE:
             hint = "replace it by a link to a web page, or an image"
             self._error(start, "active-content", f"<{name}> is removed or blocked by mail programs", hint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 import unicodedata
 
 WIDTH = 72
@@ -26,14 +25,18 @@ def _wrap_line(line: str, width: int) -> list[str]:
     first = lead[0] if lead else ""
     quoted = first.rfind("> ") + 2 if "> " in first else 0
     rest = first[:quoted] + " " * (len(first) - quoted)
-    return textwrap.wrap(
-        line[len(first) :],
-        width=width,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [line]
+    lines: list[str] = []
+    words = line[len(first) :]
+    while len(first) + len(words) > width:
+        cut = words.rfind(" ", 0, width - len(first) + 1)
+        if cut < 0:  # a word that is too long stands alone
+            cut = words.find(" ")
+        if cut < 0:
+            break
+        lines.append(first + words[:cut].rstrip(" "))
+        words = words[cut:].lstrip(" ")
+        first = rest
+    return [*lines, first + words]
 
 
 def underline(text: str, sign: str) -> str:

@@ -173,11 +173,14 @@ def load_templates(config: Config) -> Templates:
 class _Environment(ImmutableSandboxedEnvironment):
     """Immutable: what a template does to a list or a map must not reach the next edition."""
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+    def getattr(self, obj: Any, attribute: str) -> Any:
         """As the sandbox has it, but at once for our own views, which are most of what templates ask for."""
-        if isinstance(obj, _VIEWS):
-            return not attr.startswith("_")
-        return super().is_safe_attribute(obj, attr, value)
+        if isinstance(obj, _VIEWS) and not attribute.startswith("_"):
+            try:
+                return getattr(obj, attribute)
+            except AttributeError:
+                pass
+        return super().getattr(obj, attribute)
 
 
 _VIEWS = (StoryView, GroupView, BlockView, PictureView, TongueView, Labels, Theme)
