@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lxml import html as lxml_html
+from lxml import etree
 
 from newsletter.build import sample_recipient, seal_sample
 from newsletter.checks.examined import Examined
@@ -71,7 +71,7 @@ def _size(edition: Edition, where: Where, config: Config) -> Iterator[Finding]:
 
 
 def _html(edition: Edition, where: Where) -> Iterator[Finding]:
-    tree = lxml_html.document_fromstring(edition.html.encode(), parser=lxml_html.HTMLParser(encoding="utf-8"))
+    tree = etree.fromstring(edition.html.encode(), etree.HTMLParser(encoding="utf-8"))
     for element in tree.iter(*FORBIDDEN):
         message = f"({edition.language}) <{element.tag}> in the HTML: mail clients remove it, filters distrust it"
         yield _finding("forbidden", "error", where, message, "take it out of the template")

@@ -15,7 +15,6 @@ from newsletter.checks import check_issue
 from newsletter.cli.output import plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import WEEKDAYS, Config
-from newsletter.content.format import format_blocks, format_issue, format_story
 from newsletter.content.issue import issue_paths, load_blocks
 from newsletter.errors import Finding, InputError, IssueError
 from newsletter.rendering.render import Templates, issue_mjml, load_templates
@@ -219,6 +218,8 @@ def _all_files(config: Config) -> tuple[Path, ...]:
 
 
 def _formatted(text: str, path: Path, config: Config) -> str:
+    from newsletter.content.format import format_blocks, format_issue, format_story
+
     if path.suffix == ".md":
         return format_story(text, path, config)
     if path.name == "blocks.yaml":

@@ -22,6 +22,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from newsletter.config import Config
+from newsletter.content.bulletins import is_bulletin, read_bulletin_text
 from newsletter.content.dates import issue_date, parse_date
 from newsletter.content.feeds import is_feed, read_feed
 from newsletter.content.fetch import Fetched, fetch
@@ -37,6 +38,7 @@ from newsletter.content.issue import (
     parse_issue,
 )
 from newsletter.content.listings import read_listing
+from newsletter.content.mails import is_mail, read_mail
 from newsletter.content.pages import is_page, read_page
 from newsletter.content.prose import MAX_BYTES, Clipping, Clippings, decode, refuse
 from newsletter.errors import CollectError, Finding, IssueError, Where
@@ -182,9 +184,14 @@ def read_source(source: str, *, fetch: Callable[[str], Fetched] = fetch) -> Clip
     text = decode(body, where, charset=charset)
     if not text.strip():
         raise refuse("no-stories", where, "is empty", "name another source")
+    if is_mail(text):
+        return read_mail(body, source)
     if is_feed(text):
         return read_feed(text, source, base)
-    return read_page(text, source, base) if is_page(text) else read_listing(text, source)
+    if is_page(text):
+        return read_page(text, source, base)
+    stories = read_bulletin_text(text, source) if is_bulletin(text) else []
+    return Clippings(stories=tuple(stories)) if stories else read_listing(text, source)
 
 
 def _read_file(source: str) -> bytes:

@@ -49,6 +49,16 @@ def parse_date(text: str) -> date | None:
     return found[0] if found and not text[: found[1]].strip() and not text[found[2] :].strip(" .,;:") else None
 
 
+def parse_day(text: str, near: date) -> date | None:
+    """The date that a text is, also without its year ("Sunday, 19 November"): then the last such day up to a week after
+    `near`. None where it is no date."""
+    whole = parse_date(text)
+    if whole or not any(sign.isdigit() for sign in text):
+        return whole
+    days = (parse_date(f"{text.strip(' .,')} {year}") for year in (near.year + 1, near.year, near.year - 1))
+    return next((day for day in days if day and day <= near + timedelta(days=7)), None)
+
+
 def find_date(text: str) -> tuple[date, int, int] | None:
     """The date that a text begins or ends with, and the slice of the text that says it; None where there is none.
 

@@ -29,7 +29,7 @@ def read_listing(text: str, name: str) -> Clippings:
     Text above the first title is no story: it comes back with a `problem`. The first line that is a link and nothing
     else becomes a story's url, a line "Source: …" its source; both leave the summary.
     """
-    stories = read_lines(_read_lines(text), name)
+    stories = read_lines(text_lines(text), name)
     if not stories:
         help = "each story needs a line with its date (19 November 2017) under or above its title; or add it by hand"
         raise refuse(
@@ -46,7 +46,7 @@ def read_lines(lines: Sequence[Line], name: str) -> list[Clipping]:
     entries = _spread(headings, lines)
     ends = _ends(headings, len(lines))
     write = keep_markdown if any(line.mark.startswith("#") and not line.said for line in lines) else paragraph
-    stories = [_clipping(lines, heading, ends[heading.top], name, write) for heading in entries]
+    stories = [clipping_of(lines, heading, ends[heading.top], name, write) for heading in entries]
     above = [line for line in lines[: entries[0].top] if line.words]
     if above:
         problem = "stands above the first story"
@@ -96,7 +96,7 @@ _HASHES = re.compile(r"(\s{0,3})(#{1,6})\s+(.*?)\s*#*")
 _BOLD = re.compile(r"(\s*)(\*\*|__)(.+)\2")
 
 
-def _read_lines(text: str) -> list[Line]:
+def text_lines(text: str) -> list[Line]:
     lines: list[Line] = []
     for number, raw in enumerate(text.split("\n"), 1):
         line = clean(raw.expandtabs(4)).rstrip()
@@ -162,7 +162,7 @@ def _underlines(rule: str, lines: Sequence[Line]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Heading:
+class Heading:
     """The head of one entry: `title` is the slice of lines that it stands in, the body the lines of `body` up to the
     next."""
 
@@ -174,7 +174,7 @@ class _Heading:
     omit: int = -1  # a line of the body that is the date
 
 
-def _headings(lines: Sequence[Line]) -> list[_Heading]:
+def _headings(lines: Sequence[Line]) -> list[Heading]:
     """The head of every entry, in order."""
     alone = _dates_alone(lines)
     marked = [heading for heading in alone if lines[heading.title[0]].mark]
@@ -198,12 +198,12 @@ def _headings(lines: Sequence[Line]) -> list[_Heading]:
     return sorted([*first, *_undated(lines, first, marks)], key=lambda heading: heading.top)
 
 
-def _taken(headings: Iterable[_Heading]) -> set[int]:
+def _taken(headings: Iterable[Heading]) -> set[int]:
     """The lines that are part of a head."""
     return {number for heading in headings for number in (*range(heading.top, heading.body), heading.omit)}
 
 
-def _ends(headings: Iterable[_Heading], last: int) -> dict[int, int]:
+def _ends(headings: Iterable[Heading], last: int) -> dict[int, int]:
     """The line at which each entry ends, by the line at which it begins."""
     tops = sorted(heading.top for heading in headings)
     return dict(pairwise([*tops, last]))
@@ -224,13 +224,13 @@ def _likeness(lines: Sequence[Line], at: int) -> int:
     if at < 0:
         return 0
     line = lines[at]
-    short = len(line.words) <= 140 and not re.search(r"[.,;:]$", line.words) and not _meta(line.words)
-    inside = at > 0 and lines[at - 1].words and not lines[at - 1].day and not _wraps(lines, at - 1)
+    short = len(line.words) <= 140 and not re.search(r"[.,;:]$", line.words) and not is_meta(line.words)
+    inside = at > 0 and lines[at - 1].words and not lines[at - 1].day and not wraps(lines, at - 1)
     tail = inside and not line.mark  # the last line of a paragraph, rather
     return (2 if line.mark else 0) + (2 if line.heading else 0) + (1 if short else 0) - (1 if tail else 0)
 
 
-def _dates_alone(lines: Sequence[Line]) -> list[_Heading]:
+def _dates_alone(lines: Sequence[Line]) -> list[Heading]:
     """The heads whose date has a line of its own, above or below the title, whichever fits this listing better."""
     days = [number for number, line in enumerate(lines) if line.day]
     words = [number for number, line in enumerate(lines) if line.words]
@@ -248,49 +248,49 @@ def _dates_alone(lines: Sequence[Line]) -> list[_Heading]:
     return [heading for heading in found if heading]
 
 
-def _head_above(lines: Sequence[Line], at: int) -> _Heading | None:
+def _head_above(lines: Sequence[Line], at: int) -> Heading | None:
     last = _neighbour(lines, at, -1)
     marked = next((number for number in range(at - 1, -1, -1) if lines[number].mark or lines[number].day), -1)
     if marked >= 0 and marked < last and lines[marked].heading and _likeness(lines, last) <= 1:
         # A byline, or the whole body, stands between the title and its date.
-        return _Heading(title=(marked, marked + 1), day=lines[at].day, top=marked, body=marked + 1, omit=at)
+        return Heading(title=(marked, marked + 1), day=lines[at].day, top=marked, body=marked + 1, omit=at)
     if last < 0 or len(lines[last].words) > _TITLE:
         return None
     first = last
-    while first > 0 and not lines[first].mark and _wraps(lines, first - 1):
+    while first > 0 and not lines[first].mark and wraps(lines, first - 1):
         first -= 1
     if len(" ".join(line.words for line in lines[first : last + 1])) > _TITLE + 50:
         first = last
-    return _Heading(title=(first, last + 1), day=lines[at].day, top=first, body=at + 1)
+    return Heading(title=(first, last + 1), day=lines[at].day, top=first, body=at + 1)
 
 
-def _wraps(lines: Sequence[Line], at: int) -> bool:
+def wraps(lines: Sequence[Line], at: int) -> bool:
     """Whether a line runs on into the next: long, and not the end of a sentence."""
     line = lines[at]
     full = len(line.words) >= 45 and not re.search(r"[.!?:;)\"”»]$", line.words)
-    return bool(line.words) and full and not line.day and not _meta(line.words)
+    return bool(line.words) and full and not line.day and not is_meta(line.words)
 
 
-def _head_below(lines: Sequence[Line], at: int) -> _Heading | None:
+def _head_below(lines: Sequence[Line], at: int) -> Heading | None:
     first = _neighbour(lines, at, 1)
     if first < 0 or len(lines[first].words) > _TITLE:
         return None
     last = first
-    while last + 2 < len(lines) and _wraps(lines, last) and lines[last + 1].words and not lines[last + 1].mark:
+    while last + 2 < len(lines) and wraps(lines, last) and lines[last + 1].words and not lines[last + 1].mark:
         if lines[last + 2].words or last - first > 1:  # a body follows at once: where the title ends cannot be told
             last = first
             break
         last += 1
-    return _Heading(title=(first, last + 1), day=lines[at].day, top=at, body=last + 1)
+    return Heading(title=(first, last + 1), day=lines[at].day, top=at, body=last + 1)
 
 
 _BETWEEN = " \t—–-|:,;·•"
 
 
-def _dates_beside(lines: Sequence[Line]) -> list[_Heading]:
+def _dates_beside(lines: Sequence[Line]) -> list[Heading]:
     """The heads whose title and date share one line: "Title — 19 November 2017", "19/11/2017: Title", "Title
     (19/11/2017)"."""
-    found: list[_Heading] = []
+    found: list[Heading] = []
     for at, line in enumerate(lines):
         date_in = find_date(line.words) if line.words and not line.day and len(line.words) <= _TITLE + 40 else None
         follows = bool(found) and found[-1].body == at  # one such line under the other
@@ -302,13 +302,13 @@ def _dates_beside(lines: Sequence[Line]) -> list[_Heading]:
         bracket = line.words[start] in "(["
         fits = _fits_before(after, title, line) if start == 0 else _fits_after(before, title, line, after)
         if title and any(sign.isalpha() for sign in title) and (fits or bracket) and len(title) <= _TITLE:
-            found.append(_Heading(title=(at, at + 1), day=day, words=title, top=at, body=at + 1))
+            found.append(Heading(title=(at, at + 1), day=day, words=title, top=at, body=at + 1))
     return found
 
 
 def _begins(lines: Sequence[Line], at: int) -> bool:
     above = lines[at - 1].words if at else ""
-    return not above or bool(re.search(r"[.!?…»”\")\]]$", above)) or bool(_meta(above))
+    return not above or bool(re.search(r"[.!?…»”\")\]]$", above)) or bool(is_meta(above))
 
 
 def _fits_before(after: str, title: str, line: Line) -> bool:
@@ -326,7 +326,7 @@ def _fits_after(before: str, title: str, line: Line, after: str) -> bool:
     return bool(parted or marked or (before.rstrip().endswith(",") and len(title.split()) >= 4))
 
 
-def _marks(lines: Sequence[Line], headings: Sequence[_Heading]) -> dict[str, int]:
+def _marks(lines: Sequence[Line], headings: Sequence[Heading]) -> dict[str, int]:
     """The marks that titles carry here, each with the deepest indentation at which it makes a title."""
     marks: dict[str, int] = {}
     for heading in headings:
@@ -375,7 +375,7 @@ def _opens(lines: Sequence[Line], at: int, following: int) -> bool:
     )
 
 
-def _inner_marks(lines: Sequence[Line], head: _Heading) -> dict[str, int]:
+def _inner_marks(lines: Sequence[Line], head: Heading) -> dict[str, int]:
     """The mark of the titles under the only date there is, which is then the date of a whole newsletter."""
     own = lines[head.title[0]].mark
     found: dict[str, list[int]] = {}
@@ -390,12 +390,12 @@ def _inner_marks(lines: Sequence[Line], head: _Heading) -> dict[str, int]:
     return {first: marks[first]} if marks else {}
 
 
-def _undated(lines: Sequence[Line], dated: Sequence[_Heading], marks: dict[str, int]) -> Iterator[_Heading]:
+def _undated(lines: Sequence[Line], dated: Sequence[Heading], marks: dict[str, int]) -> Iterator[Heading]:
     """Lines that are titles by the marks of the dated ones, or, under the last story, by their looks."""
     if not dated:
         return
     taken = _taken(dated)
-    ruled = sum(heading.top > 0 and _under_rule(lines, heading.top) for heading in dated) * 2 >= len(dated)
+    ruled = sum(heading.top > 0 and under_rule(lines, heading.top) for heading in dated) * 2 >= len(dated)
     last = max(heading.body for heading in dated)
     told = next((at for at in range(last, len(lines)) if lines[at].words), last)  # where the last story's text begins
     compact = any(line.words and not line.mark for heading in dated for line in lines[heading.body : heading.body + 1])
@@ -406,8 +406,8 @@ def _undated(lines: Sequence[Line], dated: Sequence[_Heading], marks: dict[str, 
         if ours and not line.heading:
             ours = _starts_entry(lines, at, compact=compact) and (len(line.words) <= _TITLE)
         looks = not marks and at > told and _looks_like_title(lines, at)
-        if ours or looks or (ruled and _under_rule(lines, at) and _likeness(lines, at) > 0):
-            yield _Heading(title=(at, at + 1), top=at, body=at + 1)
+        if ours or looks or (ruled and under_rule(lines, at) and _likeness(lines, at) > 0):
+            yield Heading(title=(at, at + 1), top=at, body=at + 1)
 
 
 def _starts_entry(lines: Sequence[Line], at: int, *, compact: bool) -> bool:
@@ -428,7 +428,7 @@ def _run(lines: Sequence[Line], at: int) -> bool:
     return at + 1 < len(lines) and lines[at + 1].bullet
 
 
-def _under_rule(lines: Sequence[Line], at: int) -> bool:
+def under_rule(lines: Sequence[Line], at: int) -> bool:
     while at > 0 and not lines[at - 1].words:
         at -= 1
         if lines[at].rule:
@@ -441,11 +441,11 @@ def _looks_like_title(lines: Sequence[Line], at: int) -> bool:
     line = lines[at]
     following = _neighbour(lines, at, 1)
     alone = at > 0 and not lines[at - 1].words and following > at + 1
-    short = len(line.words) <= 80 and not re.search(r"[.,;:]$", line.words) and not line.mark and not _meta(line.words)
+    short = len(line.words) <= 80 and not re.search(r"[.,;:]$", line.words) and not line.mark and not is_meta(line.words)
     return alone and short and (len(lines[following].words) > len(line.words) or lines[following].bullet)
 
 
-def _spread(headings: Sequence[_Heading], lines: Sequence[Line]) -> list[_Heading]:
+def _spread(headings: Sequence[Heading], lines: Sequence[Line]) -> list[Heading]:
     """The entries of the listing, each with its end; undated titles get the date that is meant for them.
 
     One date above several titles is the date of all: where it is the only one (a past newsletter), or where the listing
@@ -479,7 +479,7 @@ def _spread(headings: Sequence[_Heading], lines: Sequence[Line]) -> list[_Headin
 
 # --- bodies ---
 
-_SOURCE = re.compile(r"(?:source|fuente)\s*:\s*(.+)", re.IGNORECASE)
+SOURCE = re.compile(r"(?:source|fuente)\s*:\s*(.+)", re.IGNORECASE)
 _URL = r"<?(https?://[^\s<>]+?)>?[.,]?"
 _MORE = (
     r"(?:links?|url|web|website|more(?: info(?:rmation)?)?|full (?:story|text|article)|continue reading|details"
@@ -495,14 +495,14 @@ _MARKDOWN_LINK = re.compile(r"\[([^\[\]]+)\]\((https?://[^\s()]+)\)")
 _LABEL = re.compile(r"^(?:title|headline|t[ií]tulo|titular)\s*:\s*(?=\S)", re.IGNORECASE)
 
 
-def _meta(words: str) -> bool:
-    return bool(_LINK.fullmatch(words) or _SOURCE.fullmatch(words))
+def is_meta(words: str) -> bool:
+    return bool(_LINK.fullmatch(words) or SOURCE.fullmatch(words))
 
 
 _Write = Callable[[Iterable[str]], str]
 
 
-def _clipping(lines: Sequence[Line], heading: _Heading, end: int, name: str, write: _Write) -> Clipping:
+def clipping_of(lines: Sequence[Line], heading: Heading, end: int, name: str, write: _Write) -> Clipping:
     """The entry under a heading, up to the line `end`."""
     words = heading.words or " ".join(line.words for line in lines[slice(*heading.title)])
     linked = _MARKDOWN_LINK.search(words)
@@ -520,7 +520,7 @@ def _clipping(lines: Sequence[Line], heading: _Heading, end: int, name: str, wri
         if line.urls and MORE.fullmatch(line.words):
             url = url or line.urls[0]
             continue
-        credit = _SOURCE.fullmatch(line.words)
+        credit = SOURCE.fullmatch(line.words)
         linked = _MARKDOWN_LINK.fullmatch(line.words) or _LINK.fullmatch(line.words)
         if url is None and linked:
             url = clean_url(linked[linked.lastindex or 0])

@@ -12,10 +12,12 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from typing import Any
 
 from lxml.html import HtmlElement
 
+from newsletter.content.bulletins import LEAVE, is_bulletin, read_bulletin
 from newsletter.content.dates import find_date, parse_date
 from newsletter.content.feeds import choose_summary, without_tail
 from newsletter.content.listings import MORE, Line, read_lines
@@ -44,24 +46,40 @@ def is_page(text: str) -> bool:
     return tags >= 6 or (tags >= 2 and head.startswith("<"))
 
 
-def read_page(text: str, name: str, base: str = "") -> Clippings:
+def read_page(text: str, name: str, base: str = "", day: date | None = None) -> Clippings:
     """The stories of a page, in its order. CollectError where it holds none.
 
-    Links are relative to the page's `<base>`, or to `base`, its own address. An entry without a date comes back with a
-    `problem`; only in a list whose items are dated stories first and undated texts last are those texts blocks.
+    Links are relative to the page's `<base>`, to `base`, its own address, or to the one that a saved page names as its
+    own. An entry without a date comes back with a `problem`; only in a list whose items are dated stories first and
+    undated texts last are those texts blocks. `day` is that of a page which came as a message: a past newsletter.
     """
     root = parse_html(text)
+    base = base or _own_address(root)
     for each in root.iter("base"):
         base = clean_url(each.get("href") or "", base) or base
     head = _read_head(root, base)
+    mail = day is not None or is_bulletin(text)
+    if mail:
+        _drop_farewell(root)
     _tidy(root)
     _mark_dates(root)
-    stories = [_article(root, head, name, base)] if head.article else []
-    stories = stories or _boxes(root, name, base) or _from_lines(root, head, name, base) or head.listed(name)
+    stories = [_article(root, head, name, base)] if head.article and not day else []
+    stories = stories or _boxes(root, name, base)
+    readers = [partial(_bulletin, day=day), _from_lines] if mail else [_from_lines, partial(_bulletin, day=day)]
+    for read in readers:
+        stories = stories or read(root, head, name, base)
+    stories = stories or head.listed(name)
     if not any(story.date and story.title for story in stories):
         help = "name the page of one story, a list with dates, or its feed; or add the story by hand"
         raise refuse("no-stories", Where(path=name), "is a page on which no title with a date was found", help)
     return Clippings(stories=tuple(stories), language=clean_line(root.get("lang") or ""))
+
+
+def _own_address(root: HtmlElement) -> str:
+    """The address that a page names as its own, "" where it names none."""
+    said = [each.get("href") for each in root.iter("link") if (each.get("rel") or "").lower() == "canonical"]
+    said += [each.get("content") for each in root.iter("meta") if (each.get("property") or "").lower() == "og:url"]
+    return next((url for each in said if (url := clean_url(each or ""))), "")
 
 
 # --- what a page says of itself: JSON-LD, Open Graph ---
@@ -496,6 +514,50 @@ def _page_lines(root: HtmlElement, base: str) -> list[Line]:
         words = clean_line(each.words)
         lines.append(Line(number=each.line, indent=indent, mark=mark, words=words, day=day, said=said, urls=each.urls))
     return lines
+
+
+# --- past newsletters ---
+
+
+def _drop_farewell(root: HtmlElement) -> None:
+    """Takes out the box around the way to leave a mailing list: addresses, why one gets it, whose it is."""
+    whole = len(root.text_content())
+    for leaf in [each for each in root.iter("*") if _LEAVES.search(each.text or "") or _LEAVES.search(each.get("href") or "")]:
+        box = leaf
+        for each in leaf.iterancestors():
+            long = _longer(each, min(1500, whole // 3))
+            if each.tag in ("body", "html") or long or any(inner.tag in _TITLES for inner in each.iter()):
+                break
+            box = each
+        if box.getparent() is not None:
+            box.drop_tree()
+
+
+_LEAVES = re.compile(LEAVE, re.IGNORECASE)
+
+
+def _bulletin(root: HtmlElement, head: _Head, name: str, base: str, *, day: date | None) -> list[Clipping]:
+    """The stories of a past newsletter: a mail's layout in tables is opened first."""
+    for element in list(root.iter("*")):
+        size = _SIZE.search(element.get("style") or "")
+        if element.tag in ("table", "tbody", "tr", "td") and not any(each.tag == "th" for each in element.iter()):
+            element.tag = "div"
+        if "source" in (element.get("class") or "").lower().split() and len(element_line(element)) <= 100:
+            element.text = f"Source: {element.text or ''}"
+        if size and float(size[1]) >= 18 and element.tag in ("div", "p", "span", "font") and _plain_line(element):
+            element.tag = "h5" if float(size[1]) >= 24 else "h6"
+    title = next((clean_line(each.text_content()) for each in root.iter("title")), "")
+    found = find_date(title)
+    return read_bulletin(_page_lines(root, base), name, day or head.date or (found[0] if found else None))
+
+
+_SIZE = re.compile(r"font-size:\s*([0-9]{1,3}(?:\.[0-9]+)?)px")
+
+
+def _plain_line(element: HtmlElement) -> bool:
+    """Whether an element is one short line of words."""
+    inline = all(each.tag in ("a", "b", "strong", "i", "em", "span", "font", "br", "div") for each in element.iter()) 
+    return inline and not _longer(element, 200) and not any(each.tag in _TITLES for each in element.iterancestors())
 
 
 def _parted(found: Sequence[Paragraph]) -> Iterator[Paragraph]:

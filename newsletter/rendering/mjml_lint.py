@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from html import unescape
 from typing import NamedTuple
 
@@ -442,18 +443,13 @@ class _Linter:
         """Name → raw value and offset; what is malformed or twice there is reported and left out."""
         found: dict[str, tuple[str, int]] = {}
         base = token.start + 1 + len(token.name)
-        position = 0
-        text = token.attributes
-        for match in _ATTRIBUTE.finditer(text):
-            offset = base + match.start("name")
-            name, value = match["name"], match["value"]
-            if text[position : match.start()].strip() or not _ATTRIBUTE_NAME.fullmatch(name):
-                break
-            if not match["gap"]:
+        pieces, rest = _attribute_pieces(token.attributes)
+        for name, value, start, apart in pieces:
+            offset = base + start
+            if not apart:
                 self._error(
                     offset, "syntax", f"no space before {name} in <{token.name}>", "put a space between attributes"
                 )
-            position = match.end()
             if value is not None and value[0] not in "\"'":
                 self._error(offset, "syntax", f"the value of {name} has no quotes", f'write {name}="{value}"')
             elif name in found:
@@ -461,8 +457,8 @@ class _Linter:
                 self._error(offset, "duplicate-attribute", message, "keep one of them")
             else:
                 found[name] = (value[1:-1] if value else "", offset)
-        if text[position:].strip():
-            self._error(base + position, "syntax", f"an attribute of <{token.name}> cannot be read", "check the quotes")
+        if rest is not None:
+            self._error(base + rest, "syntax", f"an attribute of <{token.name}> cannot be read", "check the quotes")
         return found
 
     def _check_attributes(self, name: str, attributes: dict[str, tuple[str, int]]) -> None:
@@ -499,6 +495,21 @@ class _Linter:
 def _sides(padding: str) -> list[str]:
     """The left and right of a CSS padding of one to four values."""
     return padding.split()[1::2] or padding.split()
+
+
+@lru_cache(maxsize=1024)
+def _attribute_pieces(text: str) -> tuple[list[tuple[str, str | None, int, bool]], int | None]:
+    """Name, value with its quotes, place and whether a space stands before it, for each attribute; then the place from
+    which on nothing can be read, if there is one. Remembered: a template writes the same tags again and again."""
+    pieces: list[tuple[str, str | None, int, bool]] = []
+    position = 0
+    for match in _ATTRIBUTE.finditer(text):
+        name = match["name"]
+        if text[position : match.start()].strip() or not _ATTRIBUTE_NAME.fullmatch(name):
+            break
+        position = match.end()
+        pieces.append((name, match["value"], match.start("name"), bool(match["gap"])))
+    return pieces, position if text[position:].strip() else None
 
 
 def _is_component(name: str) -> bool:

@@ -65,7 +65,7 @@ CONTENT: dict[str, tuple[str, str, str, int]] = {
     "no-summary": ("    summary: {en: It is closed., es: Está cerrado.}\n", "", "warning", 10),
     "no-alt": (", alt: {en: A road, es: Un camino}", "", "warning", 13),
     "placeholder": ("It grinds again.", "…", "error", 9),
-    "relative-link": ("It grinds again.", "It [grinds](/mill) again.", "warning", 9),
+    "relative-link": ("It grinds again.", '"It [grinds](/mill) again."', "warning", 9),
     "same-link": ("example.org/road", "EXAMPLE.org/mill/#top", "warning", 12),
     "same-title": ("The road", "the  Mill!", "warning", 10),
 }
