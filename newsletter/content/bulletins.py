@@ -128,35 +128,36 @@ def _marked(lines: Sequence[Line]) -> list[Line]:
     at = 0
     while at < len(lines):
         line = lines[at]
-        at += 1
-        alone = not kept or not kept[-1].words
-        plain = bool(line.words) and not line.mark and not line.day and not is_meta(line.words)
+        end = at + 1
         if line.mark in ("=", "~"):
             while kept and kept[-1].words and not kept[-1].mark and wraps(kept, len(kept) - 1):
                 line = replace(line, words=f"{kept.pop().words} {line.words}")
-        elif plain and alone and len(line.words) <= 140:
-            mark = "^" if _capitals(line.words) else "/" if begins and not re.search(r"[.,;:]$", line.words) else ""
-            line = replace(line, mark=mark)
-            while mark and at < len(lines) and _runs_on(line, lines[at]):
-                line = replace(line, words=f"{line.words} {lines[at].words}")
-                at += 1
+        elif _plain(line) and (not kept or not kept[-1].words):
+            capital = _capitals(line.words)
+            while end < len(lines) and _plain(lines[end]) and (not capital or _capitals(lines[end].words)):
+                end += 1
+            words = " ".join(each.words for each in lines[at:end])
+            title = len(words) <= 200 and not re.search(r"[.,;:]$", words)
+            if title and (capital or begins):
+                line = replace(line, words=words, mark="^" if capital else "/")
+            else:
+                end = at + 1
         if line.words or line.rule:
-            begins = line.rule or line.heading
+            begins = line.rule or line.mark[:1] in ("=", "~", "#", "^")
         kept.append(line)
+        at = end
     return kept
+
+
+def _plain(line: Line) -> bool:
+    """Whether a line may be words of a headline that carries no mark."""
+    dated = _meta_day(line, date(2000, 1, 1))[0]  # of any year
+    return bool(line.words) and not line.mark and not dated and not is_meta(line.words)
 
 
 def _capitals(words: str) -> bool:
     letters = [sign for sign in words if sign.isalpha()]
     return len(letters) > 3 and all(sign.isupper() for sign in letters)
-
-
-def _runs_on(line: Line, following: Line) -> bool:
-    """Whether a headline goes on in the line below it."""
-    if line.mark == "^" and not _capitals(following.words):
-        return False
-    own = following.mark or following.day or is_meta(following.words) or _meta_day(following, date(2000, 1, 1))[0]
-    return bool(following.words) and not own and wraps([line], 0) and len(line.words) + len(following.words) <= 200
 
 
 def _heads(lines: Sequence[Line], deepest: int) -> Iterator[tuple[int, int]]:

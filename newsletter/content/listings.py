@@ -63,7 +63,7 @@ class Line:
     """One line of a text, or one paragraph of a page.
 
     `mark` is what it begins with or is set off by: a bullet, "1" for any number, #, ##, "=" or "~" for an underline,
-    "_" for bold. A page's line also has its Markdown and its links.
+    "_" for bold, "^" for capitals, "/" for standing at the head of a part. A page's line also has its Markdown and its links.
     """
 
     number: int
@@ -78,7 +78,7 @@ class Line:
     @property
     def heading(self) -> bool:
         """Marked in a way in which only titles are."""
-        return self.mark[:1] in ("#", "=", "~", "_")
+        return self.mark[:1] in ("#", "=", "~", "_", "^", "/")
 
     @property
     def bullet(self) -> bool:
@@ -520,6 +520,11 @@ def clipping_of(lines: Sequence[Line], heading: Heading, end: int, name: str, wr
         if line.urls and MORE.fullmatch(line.words):
             url = url or line.urls[0]
             continue
+        if url is None and line.said:
+            line, url = _without_more(line)
+        following = lines[number + 1] if number + 1 < end else None
+        if following and line.words.endswith(":") and MORE.fullmatch(line.words) and _LINK.fullmatch(following.words):
+            continue  # "Read more:" with its address in the next line
         credit = SOURCE.fullmatch(line.words)
         linked = _MARKDOWN_LINK.fullmatch(line.words) or _LINK.fullmatch(line.words)
         if url is None and linked:
@@ -532,6 +537,17 @@ def clipping_of(lines: Sequence[Line], heading: Heading, end: int, name: str, wr
         body.append(line)
     where = Where(path=name, line=lines[heading.title[0]].number)
     return Clipping(title=title, date=heading.day, summary=_markdown(body, write), url=url, source=source, where=where)
+
+
+_LAST_LINK = re.compile(r"\s*\[([^\[\]]+)\]\((https?://[^\s()]+)\)\W*$")
+
+
+def _without_more(line: Line) -> tuple[Line, str | None]:
+    """A paragraph of a page without the "Read more" at its end, and where that leads."""
+    link = _LAST_LINK.search(line.said)
+    if not link or not MORE.fullmatch(link[1]):
+        return line, None
+    return replace(line, said=line.said[: link.start()]), link[2]
 
 
 @dataclass(kw_only=True)

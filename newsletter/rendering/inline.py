@@ -61,11 +61,10 @@ def inline_css(html: str, css: str, *, path: str = "the inlined CSS") -> str:
         disable_leftover_css=True,
         allow_network=False,
         disable_validation=True,
-        disable_basic_attributes=["width", "height", "bgcolor", "align", "valign"],
         align_floating_images=False,
         cssutils_logging_level=logging.CRITICAL,
     )
-    premailer.document = html.lower()
+    premailer.document = html
     inlined: str = premailer.transform(pretty_print=False)
     # premailer takes the marker off again, but not inside conditional comments and not with a media attribute.
     inlined = inlined.replace(_IGNORE, "")
@@ -103,6 +102,9 @@ def _premailer() -> Any:
             missing = {each for each in sought if each not in self.document}
             return [rule for needles, rule in _rules[known] if needles.isdisjoint(missing)], []
 
+        def _style_to_basic_html_attributes(self, element: Any, style_content: str, force: bool = False) -> None:
+            """Nothing: each attribute that premailer would write is one that MJML sets where it is wanted."""
+
     return Sparing
 
 
@@ -113,7 +115,7 @@ def _needles(selector: str) -> set[str]:
     """What must stand in a document for the selector to find anything: its classes, and its tags behind a <."""
     plain = re.sub(r"#[\w-]+|\[[^\]]*\]|:[\w-]+(?:\([^)]*\))?", "", selector)
     words = re.findall(r"\.?[A-Za-z][\w-]*", plain)
-    return {word[1:].lower() if word[0] == "." else f"<{word.lower()}" for word in words}
+    return {word[1:] if word[0] == "." else f"<{word.lower()}" for word in words}
 
 
 def _is_selector(text: str) -> bool:
