@@ -169,9 +169,12 @@ def _heads(lines: Sequence[Line], deepest: int) -> Iterator[tuple[int, int]]:
 def _told(lines: Sequence[Line]) -> bool:
     """Whether there is a text, not only dates and links."""
     return any(
-        line.words and not line.day and not is_meta(line.words) and not MORE.fullmatch(line.words) and not _date_in(line.words)
-        for line in lines
+        line.words and not is_meta(line.words) and not MORE.fullmatch(line.words) and not _dates_issue(line) for line in lines
     )
+
+
+def _dates_issue(line: Line) -> bool:
+    return bool(line.day or (_date_in(line.words) and len(line.words) <= 80 and not line.words.endswith(".")))
 
 
 def _story_rank(lines: Sequence[Line]) -> int:
@@ -192,8 +195,9 @@ def _entries(lines: Sequence[Line], own: int, near: date) -> Iterator[tuple[Head
         told = _told(lines[at + 1 : end])
         if _rank(line) < own:
             day = None if told else parse_day(line.words, near)
-        names_issue = not begun and len(heads) > 1 and any(each.day or _date_in(each.words) for each in lines[at + 1 : end])
-        if _CONTENTS.fullmatch(line.words) or not (told or (line.urls and _rank(line) == own)):
+        names_issue = not begun and len(heads) > 1 and any(map(_dates_issue, lines[at + 1 : end]))
+        linked = bool(line.urls) or any(is_meta(each.words) or each.urls for each in lines[at + 1 : end])
+        if _CONTENTS.fullmatch(line.words) or not (told or (linked and _rank(line) == own)):
             continue
         if not begun and (_rank(line) < own or (names_issue and not line.urls)):
             continue

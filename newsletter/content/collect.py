@@ -420,7 +420,8 @@ class _Desk:
             name = f"{base}-{number}"
         where = clipping.where
         text = {language: clipping.summary} if clipping.summary else {}
-        block = Block(name=name, style="background", title={language: clipping.title}, text=text, where=where)
+        url = untracked(clipping.url) if clipping.url else None
+        block = Block(name=name, style="background", title={language: clipping.title}, text=text, url=url, where=where)
         self.blocks[name] = block
         self.new_blocks.append(block)
         reason = "" if name == base else f"block {base} is there with other words"

@@ -7,16 +7,18 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import date
+from html.entities import html5
 from time import struct_time
 from typing import Any
 
 import feedparser
 
 from newsletter.content.dates import parse_date
-from newsletter.content.markup import html_line, html_markdown, plain_markdown
+from newsletter.content.markup import html_line, html_markdown, markdown_words, plain_markdown
 from newsletter.content.prose import Clipping, Clippings, clean_line, clean_url, refuse
 from newsletter.errors import Finding, Where
 
+_FIRST = 80  # characters of a first sentence that may stand in for a title
 REASONABLE = 1500  # characters of a content that may stand in for a summary that was cut off
 
 _ROOT = re.compile(
@@ -37,7 +39,8 @@ def is_json_feed(text: str) -> bool:
 def read_feed(text: str, name: str, base: str = "") -> Clippings:
     """The entries of a feed, in its order. CollectError where it holds none or cannot be read.
 
-    An entry without a title, or without a date that can be read, comes back with a `problem`. The day of an entry is
+    An entry without a title has its first sentence for one. One without a text either, or without a date that can be
+    read, comes back with a `problem`. The day of an entry is
     the one that is written there, in the publisher's zone. Its summary is the feed's own, unless that is missing or
     was cut off and the whole text is no longer than `REASONABLE`; the tails that blogs append ("Continue reading …")
     are left out.
@@ -56,6 +59,7 @@ def _xml_feed(text: str, name: str, base: str) -> Clippings:
         feed = feedparser.parse(stream, response_headers=headers, resolve_relative_uris=False, sanitize_html=False)
     except Exception as error:  # feedparser's fallback parser lets through whatever its input makes of it
         raise refuse("feed", where, f"is no feed that can be read: {error}", "open it in a feed validator") from error
+    base = base or clean_url(str(feed.feed.get("link") or "")) or ""
     stories = tuple(_entry(entry, where, base) for entry in feed.entries)
     if not stories:
         raise refuse(
@@ -72,8 +76,20 @@ def _xml_feed(text: str, name: str, base: str) -> Clippings:
 
 def _without_entities(text: str) -> str:
     """The feed without its DTD: no feed needs one, and entities that grow or that name files can come in no other way.
-    HTML's entities (&eacute;), which feeds do use though XML lacks them, are feedparser's business."""
-    return re.sub(r"<!DOCTYPE[^>\[]*(\[.*?\]\s*)?>", "", text, count=1, flags=re.DOTALL | re.IGNORECASE)
+    HTML's entities (&eacute;) and an & that begins none are written as XML has them."""
+    text = re.sub(r"<!DOCTYPE[^>\[]*(\[.*?\]\s*)?>", "", text, count=1, flags=re.DOTALL | re.IGNORECASE)
+    parts = re.split(r"(<!\[CDATA\[.*?\]\]>)", text, flags=re.DOTALL)
+    return "".join(part if part.startswith("<![CDATA[") else _AMPERSAND.sub(_as_xml, part) for part in parts)
+
+
+_AMPERSAND = re.compile(r"&(?:(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);|([A-Za-z][A-Za-z0-9]{1,31};))?")
+
+
+def _as_xml(match: re.Match[str]) -> str:
+    if match[1]:
+        signs = html5.get(match[1])
+        return "".join(f"&#{ord(sign)};" for sign in signs) if signs else f"&amp;{match[1]}"
+    return "&amp;" if match[0] == "&" else match[0]
 
 
 def _entry(entry: dict[str, Any], where: Where, base: str) -> Clipping:
@@ -85,6 +101,7 @@ def _entry(entry: dict[str, Any], where: Where, base: str) -> Clipping:
         day = day or _day(text, dict.get(entry, f"{key}_parsed"))
     contents = [_markdown(each, base) for each in entry.get("content") or ()]
     summary = choose_summary(_markdown(_detail(entry, "summary"), base), max(contents, key=len, default=""))
+    title, summary = titled(title, summary)
     source = entry.get("source")
     links = [
         entry.get("link"),
@@ -163,10 +180,12 @@ def _item(item: dict[str, Any], where: Where, base: str) -> Clipping:
     html, plain = _text(item, "content_html"), _text(item, "content_text")
     content = html_markdown(html, base) if html else plain_markdown(plain)
     urls = (clean_url(_text(item, key), base) for key in ("url", "external_url") if _text(item, key))
+    summary = choose_summary(without_tail(plain_markdown(_text(item, "summary"))), without_tail(content))
+    title, summary = titled(title, summary)
     return Clipping(
         title=title,
         date=day,
-        summary=choose_summary(without_tail(plain_markdown(_text(item, "summary"))), without_tail(content)),
+        summary=summary,
         url=next((url for url in urls if url), None),
         problem=_problem(title, day, said),
         where=where,
@@ -207,3 +226,14 @@ def choose_summary(summary: str, content: str) -> str:
     start = _CUT.sub("", summary)
     cut = start != summary or (content.startswith(start) and not re.search(r"[.!?…:)\]\"'”’»]$", start))
     return content if cut and len(content) <= REASONABLE else summary
+
+
+def titled(title: str, summary: str) -> tuple[str, str]:
+    """The title, or where there is none (notes, short messages) the first sentence of the text, and the text; no text
+    where the title says all of it."""
+    if title or not summary:
+        return title, summary
+    words = markdown_words(summary)
+    first = re.split(r"(?<=[.!?…])\s", words, maxsplit=1)[0]
+    title = first if len(first) <= _FIRST else first[:_FIRST].rpartition(" ")[0].rstrip(" ,;:—–-") + "…"
+    return title, "" if title == words and "](" not in summary else summary

@@ -87,6 +87,12 @@ def _no_slots(markdown: str) -> str:
     return re.sub(r"@(?=[*_\\\[\]]*@)", "@\u2060", markdown)
 
 
+def markdown_words(markdown: str) -> str:
+    """The words of Markdown that was written here, as one line."""
+    text = re.sub(r"(?<!\\)\*{1,3}|(?m:^[ \t]*(?:>[ \t]*)*(?:- |[0-9]{1,9}\. )?)|\\\n", " ", re.sub(r"\]\([^\s()]*\)", "", markdown))
+    return clean_line(re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", re.sub(r"(?<!\\)\[", "", text)))
+
+
 # --- HTML ---
 
 _DROPPED = frozenset(

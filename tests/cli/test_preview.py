@@ -26,7 +26,9 @@ from hypothesis import strategies as st
 from watchfiles import watch
 
 from newsletter.cli import preview as module
-from newsletter.cli.preview import CHANGED, as_client, mark_change, running_preview
+from newsletter.cli import proofs
+from newsletter.cli.preview import running_preview
+from newsletter.cli.proofs import CHANGED, as_client, mark_change
 from newsletter.errors import InputError
 from newsletter.rendering.edition import Image
 from newsletter.rendering.render import sample_root
@@ -419,7 +421,7 @@ def test_a_bug_of_ours_is_a_finding_too(
     def fail(*_: object) -> None:
         raise RuntimeError("one\ntwo")
 
-    monkeypatch.setattr(module, "check_issue", fail)
+    monkeypatch.setattr(proofs, "check_issue", fail)
     client = start(desk)
     (finding,) = client.state()["findings"]
     assert (finding["code"], finding["place"]) == ("preview.unexpected", PATH)
@@ -602,11 +604,11 @@ def test_a_real_browser_shows_the_message_and_follows_a_save(
     if not chromium:
         assert os.environ.get("CI") != "true", "Chromium is needed here: apt-get install chromium"
         pytest.skip("needs Chromium: apt-get install chromium")
-    image, as_shown = module._Proofs.image, module.as_client
+    image, as_shown = proofs.Proofs.image, as_client
     saved, followed = threading.Event(), threading.Event()
     shown: list[str] = []
 
-    def slow_image(proofs: module._Proofs, name: str) -> Image | None:
+    def slow_image(proofs: proofs.Proofs, name: str) -> Image | None:
         if not saved.is_set():
             saved.set()
             by_replacing(desk)
@@ -619,7 +621,7 @@ def test_a_real_browser_shows_the_message_and_follows_a_save(
             followed.set()
         return as_shown(html, **choices)
 
-    monkeypatch.setattr(module._Proofs, "image", slow_image)
+    monkeypatch.setattr(proofs.Proofs, "image", slow_image)
     monkeypatch.setattr(module, "as_client", watched)
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
