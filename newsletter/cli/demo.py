@@ -15,7 +15,7 @@ import click
 from newsletter.build import build_issue, sample_recipient, write_build, write_file
 from newsletter.checks import check_issue
 from newsletter.cli.issues import find_issue
-from newsletter.cli.output import plural, print_findings, tally
+from newsletter.cli.output import command, plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import Config
 from newsletter.envelope import Recipient
@@ -84,9 +84,12 @@ def demo(ctx: click.Context) -> None:
         f"  {config.shown(config.outbox)}/                a Maildir, for example: mutt -f {config.shown(config.outbox)}"
     )
     click.echo("Try next:")
-    click.echo("  newsletter preview                   change the issue and save: the page follows")
-    click.echo("  newsletter new                       begin next week's issue")
-    click.echo("  newsletter init ../my-news           a newsletter of your own")
+    for words, why in (
+        ("preview", "change the issue and save: the page follows"),
+        ("new", "begin next week's issue"),
+        ("init ../my-news", "a newsletter of your own"),
+    ):
+        click.echo(f"  {command()} {words:<16} {why}")
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import click
 
@@ -37,6 +40,9 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word[:-1] + 'ies' if word.endswith('y') else word + 's'}"
 
 
-def is_terminal() -> bool:
-    """Whether a person is looking: then progress may move; a pipe gets plain lines."""
-    return sys.stdout.isatty()
+def command(folder: Path | str = ".") -> str:
+    """What a user types to run us from `folder`: the bare name where the shell finds it, else the path they used."""
+    used = Path(sys.argv[0])
+    if used.name != "newsletter" or not used.is_file() or shutil.which("newsletter"):
+        return "newsletter"
+    return os.path.relpath(used, folder)

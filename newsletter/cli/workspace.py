@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from newsletter.build import write_file
+from newsletter.cli.output import command
 from newsletter.config import FILE, Config, find_workspace, load_config
 from newsletter.content.issue import BLOCK, ISSUE, STORY, issue_paths
 from newsletter.rendering.render import sample_root
@@ -54,9 +55,9 @@ def init(folder: Path) -> None:
     click.echo(f"{folder}: a workspace with one sample issue, {newest.name}.")
     click.echo("Next:")
     click.echo(f"  cd {folder}")
-    click.echo("  newsletter preview      look at it; change a file and save")
+    click.echo(f"  {command(folder)} preview      look at it; change a file and save")
     click.echo("  edit newsletter.yaml    your title, sender and postal address")
-    click.echo("  newsletter new          begin your own issue")
+    click.echo(f"  {command(folder)} new          begin your own issue")
 
 
 @click.command()
