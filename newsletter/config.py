@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from newsletter.errors import ConfigError, Finding, Where
 from newsletter.shape import Field, Reading, Shape, Text, nearest, read_record, read_value
-from newsletter.source import Scalar, parse, read_text
+from newsletter.source import Map, Scalar, parse, read_text
 
 FILE = "newsletter.yaml"
 
@@ -82,7 +82,7 @@ CONFIG = Shape(
             kind="choice",
             choices=("auto", "date", "section"),
             default="auto",
-            help="How stories are grouped. `auto`: by date when two or more share a date on average, else by section.",
+            help="How stories are grouped. `auto`: by date if two or more share one on average or none has a section.",
         ),
         Field(
             name="sections",
@@ -96,7 +96,7 @@ CONFIG = Shape(
             name="base_url",
             kind="url",
             required=True,
-            help="Public address of the web application and of the images, without a slash at the end.",
+            help="Public address of the web application and of the images. A slash at the end counts for nothing.",
             example="base_url: https://news.example.org",
         ),
         Field(
@@ -163,6 +163,7 @@ class Config:
     outbox: Path
     secret_key: str = field(default="", repr=False)
     marks: Mapping[str, Where] = field(default_factory=dict, repr=False, compare=False)
+    remarks: tuple[Finding, ...] = field(default=(), repr=False, compare=False)  # doubts of the reader, no errors
 
     @property
     def default_language(self) -> str:
@@ -212,27 +213,38 @@ def load_config(root: Path, environ: Mapping[str, str] | None = None) -> Config:
         if node is None and not found:
             reading.report("empty", Where(path=name), "is empty", "see docs/settings.md, or start from newsletter init")
         elif node is not None:
-            languages = _languages(node)
-            reading = Reading(family="config", languages=languages, findings=findings)
+            reading = Reading(family="config", languages=_languages(node, reading), findings=findings)
+            if reading.failed:  # each text would be judged by languages that are wrong themselves
+                raise ConfigError(reading.findings)
             record = read_record(node, CONFIG, reading)
             variables = _environment(root, os.environ if environ is None else environ, reading)
             values = dict(record.values)
             _check_base_url(values["base_url"], "base_url", record.marks.get("base_url"), reading)
             if variables.get("NEWSLETTER_BASE_URL"):
                 values["base_url"] = variables["NEWSLETTER_BASE_URL"]
-            if not reading.findings:
-                return _config(root, values, variables, record.marks)
+            if not reading.failed:
+                return _config(root, values, variables, record.marks, tuple(reading.findings))
     raise ConfigError(reading.findings)
 
 
-def _languages(node: Any) -> tuple[str, ...]:
+def _languages(node: Any, reading: Reading) -> tuple[str, ...]:
     """The languages, read before everything else: each text of the configuration is checked against them."""
+    entry = node.get("languages") if isinstance(node, Map) else None
+    if entry is None:
+        return ("en",)
     shape = Shape(name="languages", fields=tuple(each for each in CONFIG.fields if each.name == "languages"))
-    languages: tuple[str, ...] = read_record(node, shape, Reading(family="config", languages=()))["languages"]
-    return languages or ("en",)  # an empty list is reported by the reading that follows
+    only = Map(entries=(entry,), where=node.where, flow=False)
+    languages: tuple[str, ...] = read_record(only, shape, reading)["languages"]
+    return languages
 
 
-def _config(root: Path, values: dict[str, Any], variables: Mapping[str, str], marks: Mapping[str, Where]) -> Config:
+def _config(
+    root: Path,
+    values: dict[str, Any],
+    variables: Mapping[str, str],
+    marks: Mapping[str, Where],
+    remarks: tuple[Finding, ...],
+) -> Config:
     sender = values["sender"]
     return Config(
         root=root,
@@ -252,6 +264,7 @@ def _config(root: Path, values: dict[str, Any], variables: Mapping[str, str], ma
         outbox=root / values["outbox"],
         secret_key=variables.get("NEWSLETTER_SECRET_KEY", ""),
         marks=marks,
+        remarks=remarks,
     )
 
 

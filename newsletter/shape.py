@@ -89,6 +89,10 @@ class Reading:
         )
 
     @property
+    def failed(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+    @property
     def default_language(self) -> str:
         return self.language or (self.languages[0] if self.languages else "en")
 
@@ -158,7 +162,7 @@ def _read_field(entry: Entry, known: Field, reading: Reading, at: str) -> Any:
         return {name: value for name, value in read.items() if value is not None}
     if known.many:
         if not isinstance(node, List):
-            help = "write `- ` before each of them"
+            help = f"write {known.name}: [one, two], or each on a line of its own behind a `- `"
             reading.report("type", node.where, f"{at}: must be a list, is {_is(node)}", help)
             return None
         if not node.items and known.default:
@@ -183,6 +187,8 @@ def read_value(node: Node, known: Field, reading: Reading, *, at: str) -> Any:
     value = _CONVERT[known.kind](text, known)
     if value is None:
         message = f"{at}: must be {_KIND_WORDS[known.kind]}, is {_shown(text)}{nearest(text, known.choices)}"
+        if known.kind == "date" and _DAY.fullmatch(text):
+            message = f"{at}: there is no such day as {text}"
         reading.report("value", node.where, message, _hint(known))
     return value
 
@@ -221,6 +227,10 @@ _LONGEST: Mapping[Any, int] = {"line": 1_000, "markdown": 20_000}
 def _one_text(node: Scalar, known: Field, reading: Reading, at: str) -> str:
     if node.empty:
         return ""
+    if node.beside:
+        message = f"{at}: {_shown(node.beside)} is a comment, and not part of the text"
+        help = "put the text between quotes if it is; two blanks before the # say that it is not"
+        reading.report("comment", node.where, message, help, severity="warning")
     text = node.text.strip()
     if known.kind == "line":
         text = " ".join(text.split("\n")) if "\n" in text else text
@@ -261,9 +271,8 @@ def _clean(text: str, where: Where, reading: Reading, at: str, known: Field) -> 
     if not problem and "@@" in text and known.kind not in ("line", "markdown"):
         problem = "holds a slot, and only running text may"
     if problem:
-        reading.report(
-            "slot", where, f"{at}: {problem}", "a member's links come from the templates; write `@ @` for the signs"
-        )
+        help = "the reader's name is @@NAME@@, links come from the templates; write `@ @` for the signs themselves"
+        reading.report("slot", where, f"{at}: {problem}", help)
         return False
     return True
 
@@ -273,8 +282,11 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _HOST = re.compile(r"[^\s/?#@:\\\[\]]+|\[[0-9a-fA-F:.]+\]")
 
 
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
 def _date(text: str, _: Field) -> date | None:
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
+    if not _DAY.fullmatch(text):
         return None
     try:
         return date.fromisoformat(text)

@@ -32,6 +32,7 @@ class Scalar:
     text: str
     where: Where
     plain: bool  # written without quotes and not as a block: only then can it mean "nothing"
+    beside: str = ""  # a comment one blank behind a plain text: perhaps meant to belong to it ("Calle 5 # 10")
 
     @property
     def empty(self) -> bool:
@@ -223,6 +224,7 @@ class _Reader:
     def scalar(self, event: Any, where: Where) -> Scalar:
         plain = event.style in (None, "")
         end = event.end_mark
+        beside = ""
         if plain and end.line < len(self.lines):
             hashed = _HASH.match(self.lines[end.line], end.column)
             if hashed:
@@ -230,9 +232,11 @@ class _Reader:
                 message = f"{visible(hashed[1])} begins a comment: it and the rest of the line is left out"
                 help = 'put the text between quotes: "… #…"; a comment has a space after its #'
                 self.report("comment", place, message, help)
+            elif near := _NEAR_HASH.match(self.lines[end.line], end.column):
+                beside = near[1].rstrip()
         elif not plain and event.style in "\"'" and event.start_mark.line < end.line:
             self.quoted = event
-        return Scalar(text=event.value, where=where, plain=plain)
+        return Scalar(text=event.value, where=where, plain=plain, beside=beside)
 
     def node(self, event: Any, events: Iterator[yaml.Event], depth: int) -> Node:
         where = self.place(event.start_mark)
@@ -353,6 +357,7 @@ _MEANINGS: tuple[tuple[str, bool, str, str], ...] = (
 _TYPE_SPACE = "delete it; where a space belongs, type an ordinary one"
 _ODD_SPACE = re.compile(rf"(?:^ *|^ *- *|^ *(?:- +)?[\w-]+:)({_INVISIBLE.pattern})")
 _HASH = re.compile(r"[ \t]+(#[^\s#]\S*)")
+_NEAR_HASH = re.compile(r" (#[ \t].*)")
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, reader: _Reader) -> Finding:

@@ -119,7 +119,8 @@ def commands() -> str:
 
 
 def help_of(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, terminal_width=96, max_content_width=96)
+    names = ["-h", "--help"]
+    context = click.Context(command, info_name=name, terminal_width=96, max_content_width=96, help_option_names=names)
     return command.get_help(context)
 
 

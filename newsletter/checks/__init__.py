@@ -12,6 +12,7 @@ from pathlib import Path
 
 from newsletter.checks import content, message
 from newsletter.checks.examined import Examined
+from newsletter.checks.workspace import check_workspace as check_workspace
 from newsletter.config import Config
 from newsletter.content.issue import Issue, load_issue
 from newsletter.errors import Finding, InputError, Severity
@@ -57,6 +58,7 @@ def check_issue(path: Path, config: Config, *, templates: Templates | None = Non
             except InputError as error:
                 findings += error.findings
     if issue:
+        findings += issue.remarks
         examined = Examined(issue=issue, editions=editions, config=config)
         for family in FAMILIES:
             findings += family(examined)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from newsletter.checks.examined import Examined
 from newsletter.config import WEEKDAYS, Config
 from newsletter.content.issue import Issue
+from newsletter.content.markdown import to_text
 from newsletter.errors import Finding, Severity, Where
 from newsletter.shape import nearest
 
@@ -77,8 +78,13 @@ def _stories(issue: Issue, config: Config) -> Iterator[Finding]:
             yield _finding("no-alt", "warning", story.image.where, f"{name}.image: no alt text", help)
 
 
-# A Markdown link to no full address. It is shown as it is typed, since a message has no page that it could start from.
-_RELATIVE_LINK = re.compile(r"\[[^\[\]]*\]\((?!\s*<?(?:https?|mailto):)[^()\s]*\)", re.IGNORECASE)
+# What readers will see as it is typed, since Markdown here makes nothing of it: the sign, what to do instead.
+_AS_TYPED = (
+    (re.compile(r"!\[[^\]\n]*\]\([^)\n]*\)?"), "a picture cannot stand in a text: put it under image:"),
+    (re.compile(r"\[[^\[\]\n]*\]\([^)\n]*\)?"), "write a full address without blanks: [words](https://…)"),
+    (re.compile(r"</?[a-z][a-z0-9]*(?: [^<>]*)?/?>"), "write it in Markdown; HTML is shown as it is typed"),
+    (re.compile(r"\|(?: *:?-+:? *\|)+"), "tables cannot stand in a text: write a list"),
+)
 
 
 def _texts(issue: Issue) -> Iterator[Finding]:
@@ -88,10 +94,13 @@ def _texts(issue: Issue) -> Iterator[Finding]:
         texts += [(f"stories[{index}].{name}", getattr(story, name), story.at(name)) for name in ("title", "summary")]
     texts += [(f"block {block.name}", block.text, block.at("text")) for block in issue.blocks]
     for name, text, where in texts:
-        for language, words in text.items():
-            if link := _RELATIVE_LINK.search(words):
-                message = f"{name}.{language}: {link[0]} is no link, and readers will see it as it is"
-                yield _finding("relative-link", "warning", where, message, "write the full address: https://…")
+        for language, words in text.items() if name.endswith(("intro", "summary")) or name.startswith("block ") else ():
+            shown = to_text(words, language)
+            for sign, help in _AS_TYPED:
+                if typed := sign.search(shown):
+                    message = f"{name}.{language}: readers will see {typed[0][:60]} as it is typed"
+                    yield _finding("as-typed", "warning", where, message, help)
+                    break
         left = [language for language, words in text.items() if words in ("…", "...")]
         if left:
             message = f"{name}: still the … of a fresh file ({', '.join(left)})"

@@ -23,7 +23,7 @@ def check(examined: Examined) -> Iterator[Finding]:
     """Findings of family `message`."""
     config = examined.config
     if not config.postal_address:
-        help = "write postal_address: in newsletter.yaml; many laws ask for one, and `send` will"
+        help = "write postal_address: in newsletter.yaml; many laws ask for one"
         yield _finding("postal-address", "warning", config.marks.get("title"), "no postal address in the footer", help)
     for edition in examined.editions.values():
         where = Where(path=examined.issue.where.path)

@@ -32,6 +32,7 @@ class Row:
     address: str
     name: str
     language: str
+    where: Where
 
 
 @click.command()
@@ -75,11 +76,12 @@ def demo(ctx: click.Context) -> None:
     click.echo(f"{plural(accepted, 'message')} in the outbox, {refused} refused, for {plural(len(rows), 'row')}.")
     for outcome in outcomes:
         if outcome.state != "accepted":
-            click.echo(f"  {outcome.key}: {outcome.detail}")
+            row = rows[int(outcome.key.removeprefix("sample-")) - 1]
+            click.echo(f"  {row.where}: {outcome.detail.partition(': ')[2]}")
     click.echo("Look at it:")
     for page in pages:
         click.echo(f"  {config.shown(page)}")
-    click.echo(f"  {config.shown(folder)}/en.eml          opens in a mail client" if "en" in checked.editions else "")
+    click.echo(f"  {config.shown(folder)}/{config.default_language}.eml          opens in a mail client")
     click.echo(
         f"  {config.shown(config.outbox)}/                a Maildir, for example: mutt -f {config.shown(config.outbox)}"
     )
@@ -125,13 +127,18 @@ def sample_rows(path: Path, config: Config) -> list[Row]:
     rows: list[Row] = []
     reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
+        if "email" not in (reader.fieldnames or ()):
+            where = Where(path=config.shown(path), line=1)
+            help = "write email,name,language into it, with commas between"
+            raise ConfigError([_wrong(where, "the first line names no column email", help)])
         for each in reader:
+            where = Where(path=config.shown(path), line=reader.line_num)
             row = Row(
                 address=(each.get("email") or "").strip(),
                 name=(each.get("name") or "").strip(),
                 language=(each.get("language") or config.default_language).strip(),
+                where=where,
             )
-            where = Where(path=config.shown(path), line=reader.line_num)
             if not row.address:
                 findings.append(_wrong(where, "no address", "the columns are email,name,language"))
             elif row.language not in config.languages:

@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 
 from newsletter.build import build_issue, write_build, write_file
-from newsletter.checks import check_issue
+from newsletter.checks import check_issue, check_workspace
 from newsletter.cli.output import plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import WEEKDAYS, Config
-from newsletter.content.issue import issue_paths, load_blocks
+from newsletter.content.issue import is_story, issue_paths, load_blocks, stray_files
 from newsletter.errors import Finding, InputError, IssueError
 from newsletter.rendering.render import Templates, issue_mjml, load_templates
 from newsletter.source import read_text
@@ -28,14 +28,27 @@ def find_issue(name: str | None, config: Config) -> Path:
     paths = issue_paths(config.issues)
     if name is None:
         if not paths:
-            raise click.ClickException(f"no issues in {config.shown(config.issues)}; write one: newsletter new")
+            strays = "".join(f"; {config.shown(path)} is no issue's name (YYYY-MM-DD.yaml)" for path in _strays(config))
+            raise click.ClickException(f"no issues in {config.shown(config.issues)}{strays}; write one: newsletter new")
         return paths[-1]
     for path in (Path(name), config.issues / name, config.issues / f"{name}.yaml"):
         if path.is_file():
             return path
-    close = difflib.get_close_matches(Path(name).stem, [path.stem for path in paths], n=1)
-    hint = f"did you mean {close[0]}?" if close else f"issues: {', '.join(path.stem for path in paths[-5:]) or 'none'}"
+    near = sorted(reversed(paths), key=lambda path: _distance(path.stem, Path(name).stem))
+    hint = f"did you mean {near[0].stem}?" if near else "there are none; write one: newsletter new"
     raise click.ClickException(f"there is no issue {name}; {hint}")
+
+
+def _strays(config: Config) -> list[Path]:
+    return stray_files(config.issues)[:3]
+
+
+def _distance(stem: str, wanted: str) -> float:
+    """How far a name is from the one that was typed: in days where both are dates, else in letters."""
+    try:
+        return abs((datetime.date.fromisoformat(stem) - datetime.date.fromisoformat(wanted)).days)
+    except ValueError:
+        return 1_000_000 * (1 - difflib.SequenceMatcher(None, stem, wanted).ratio())
 
 
 def _chosen(names: tuple[str, ...], config: Config, *, every: bool) -> list[Path]:
@@ -46,12 +59,13 @@ def _chosen(names: tuple[str, ...], config: Config, *, every: bool) -> list[Path
 
 
 @click.command()
-@click.argument("date", required=False, type=click.DateTime(formats=["%Y-%m-%d"]), metavar="[DATE]")
+@click.argument("date", required=False)
 @click.pass_context
-def new(ctx: click.Context, date: datetime.datetime | None) -> None:
+def new(ctx: click.Context, date: str | None) -> None:
     """Write a fresh issue file for DATE (default: the coming issue).
 
-    The file has every key an issue can have, the next number, and the standing blocks of the newest issue.
+    DATE is written YYYY-MM-DD; the coming issue is that of the next day on which weeks end. The file has what most
+    issues need, the next number, and the standing blocks of the newest issue.
 
     \b
     Examples:
@@ -60,22 +74,27 @@ def new(ctx: click.Context, date: datetime.datetime | None) -> None:
     """
     config = open_workspace(ctx)
     paths = issue_paths(config.issues)
-    day = date.date() if date else _coming(config, paths)
+    day = _day(date) if date else _coming(config)
     path = config.issues / f"{day}.yaml"
     if path.exists():
-        raise click.ClickException(f"{config.shown(path)} is already there; open it, or name another date")
+        later = day + datetime.timedelta(days=7)
+        message = f"{config.shown(path)} is already there; write in it, or begin another: newsletter new {later}"
+        raise click.ClickException(message)
     write_file(path, _fresh(day, paths, config).encode())
     click.echo(f"{config.shown(path)}: write your stories there, and look at them with `newsletter preview {day}`.")
 
 
-def _coming(config: Config, paths: list[Path]) -> datetime.date:
-    """The next end of a week from today on for which there is no file."""
+def _day(text: str) -> datetime.date:
+    try:
+        return datetime.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=datetime.UTC).date()
+    except ValueError:
+        raise click.UsageError(f"{text} is no day; write it like 2017-11-26") from None
+
+
+def _coming(config: Config) -> datetime.date:
+    """The next end of a week, today included."""
     today = datetime.datetime.now(tz=datetime.UTC).astimezone().date()
-    day = today + datetime.timedelta(days=(WEEKDAYS.index(config.week_ends) - today.weekday()) % 7)
-    taken = {path.stem for path in paths}
-    while day.isoformat() in taken:
-        day += datetime.timedelta(days=7)
-    return day
+    return today + datetime.timedelta(days=(WEEKDAYS.index(config.week_ends) - today.weekday()) % 7)
 
 
 def _fresh(day: datetime.date, paths: list[Path], config: Config) -> str:
@@ -95,6 +114,8 @@ def _fresh(day: datetime.date, paths: list[Path], config: Config) -> str:
 
     def texts(indent: int, *, literal: bool = False) -> str:
         pad = " " * indent
+        if len(config.languages) == 1:
+            return f" |\n{pad}…" if literal else " …"
         mark = " |" if literal else ""
         hint = f"\n{pad}  …" if literal else " …"
         return "".join(f"\n{pad}{language}:{mark}{hint}" for language in config.languages)
@@ -213,7 +234,7 @@ def format(ctx: click.Context, files: tuple[Path, ...], *, only_check: bool, sho
 def _all_files(config: Config) -> tuple[Path, ...]:
     blocks = config.issues / "blocks.yaml"
     paths = issue_paths(config.issues)
-    stories = [story for path in paths for story in sorted(path.with_suffix("").glob("*.md"))]
+    stories = [story for path in paths for story in sorted(path.with_suffix("").glob("*.md")) if is_story(story)]
     return (*paths, *stories, *([blocks] if blocks.is_file() else []))
 
 
@@ -237,7 +258,7 @@ def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: 
 
     Everything that loading, rendering, the MJML linter and the envelope find, each with its place and the next step.
     Exit code 1 when there is an error; warnings and notes do not count. ISSUE is a file or a date; without one, the
-    newest.
+    newest, and what concerns the whole workspace: its settings, its theme, files that are never read.
 
     \b
     Examples:
@@ -255,6 +276,11 @@ def check(ctx: click.Context, issues: tuple[str, ...], *, every: bool, as_json: 
     paths = _chosen(issues, config, every=every)
     templates = _templates(config)
     told: list[tuple[str | None, Finding]] = []
+    if not issues:
+        told = [(None, finding) for finding in check_workspace(config, templates)]
+        if told and not as_json:
+            print_findings(finding for _, finding in told)
+            click.echo(f"the workspace: {tally(finding for _, finding in told)}")
     for path in paths:
         findings = check_issue(path, config, templates=templates).findings
         told += [(config.shown(path), finding) for finding in findings]

@@ -1,5 +1,5 @@
-"""A past newsletter: one issue, its stories under headlines, and around them what every mail carries (the name, "View in
-browser", contents, the footer). Which headlines are those of stories is told from the lines themselves.
+"""A past newsletter: one issue, its stories under headlines, and around them what every mail carries (the name, "View
+in browser", contents, the footer). Which headlines are those of stories is told from the lines themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from newsletter.content.markup import paragraph
 from newsletter.content.prose import Clipping, clean_line
 
 LEAVE = (
-    r"(?:\*\|UNSUB|@@UNSUBSCRIBE|\bunsubscribe\b|\b(?:dar|darse|date) de baja\b|\bdesuscrib\w+|\bcancelar (?:la |su |tu )?suscripci[oó]n"
+    r"(?:\*\|UNSUB|@@UNSUBSCRIBE|\bunsubscribe\b|\b(?:dar|darse|date) de baja\b|\bdesuscrib\w+"
+    r"|\bcancelar (?:la |su |tu )?suscripci[oó]n"
     r"|\b(?:manage|update|change) (?:your |my )?(?:e-?mail )?(?:preferences|subscriptions?)"
     r"|\b(?:cambiar|actualizar) (?:sus |tus )?preferencias|\byou(?:'re|’re| are)? (?:receiv\w+|getting|subscribed)"
     r"|\b(?:recibes?|est[aá]s? recibiendo) este (?:correo|mensaje|bolet[ií]n))"
@@ -28,7 +29,8 @@ _FOOT = re.compile(
     rf"{LEAVE}|©|\(c\) ?[12][0-9]{{3}}|\bcopyright\b|all rights reserved|todos los derechos reservados", re.IGNORECASE
 )
 _FURNITURE = re.compile(
-    r"\W*(?:(?:view|read|see|open) (?:this |it |the )?.{0,20}\b(?:in|on) (?:your |a |the )?(?:web )?(?:browser|web|online)"
+    r"\W*(?:(?:view|read|see|open) (?:this |it |the )?.{0,20}\b(?:in|on) (?:your |a |the )?(?:web )?"
+    r"(?:browser|web|online)"
     r"|view online|(?:ver|v[eé]alo|leer|abrir) .{0,30}(?:en|desde) (?:el |su |tu )?(?:navegador|web)"
     r"|(?:having )?(?:trouble|problems) (?:viewing|reading).*|¿?(?:no (?:puede|ve|visualiza)|problemas para ver).*"
     r"|forward (?:this|to a friend).*|reenviar.*|back to (?:the )?top|volver arriba"
@@ -37,16 +39,16 @@ _FURNITURE = re.compile(
     re.IGNORECASE,
 )
 _CONTENTS = re.compile(
-    r"\W*(?:in this (?:issue|edition|newsletter|week)\b.*|(?:table of )?contents|en (?:este n[uú]mero|esta edici[oó]n)\b.*"
-    r"|contenidos?|sumario|[ií]ndice)\W*",
+    r"\W*(?:in this (?:issue|edition|newsletter|week)\b.*|(?:table of )?contents"
+    r"|en (?:este n[uú]mero|esta edici[oó]n)\b.*|contenidos?|sumario|[ií]ndice)\W*",
     re.IGNORECASE,
 )
 
 
 def is_bulletin(text: str) -> bool:
     """Whether a text says what mails to many say: how to leave them, or where to read them on the web."""
-    said = rf"{LEAVE}|view (?:this|it|the) .{{0,20}}in (?:your|a) (?:web )?browser|ver .{{0,30}} en (?:el|su|tu) navegador"
-    return bool(re.search(said, text, re.IGNORECASE))
+    online = r"view (?:this|it|the) .{0,20}in (?:your|a) (?:web )?browser|ver .{0,30} en (?:el|su|tu) navegador"
+    return bool(re.search(f"{LEAVE}|{online}", text, re.IGNORECASE))
 
 
 def read_bulletin_text(text: str, name: str, day: date | None = None) -> list[Clipping]:
@@ -115,9 +117,8 @@ _RANKS = {"=": 1, "~": 2, "^": 4, "/": 8, "_": 9}  # beside 1 to 6, the levels o
 
 def _rank(line: Line) -> int:
     """How much a line weighs as a heading: 1 is the most, 0 is none."""
-    if not line.mark or line.bullet or len(line.words) > 250:
-        return 0
-    return 0 if MORE.fullmatch(line.words) or not re.search(r"\w", line.words) else _RANKS.get(line.mark, len(line.mark))
+    heading = line.mark and not line.bullet and len(line.words) <= 250 and re.search(r"\w", line.words)
+    return _RANKS.get(line.mark, len(line.mark)) if heading and not MORE.fullmatch(line.words) else 0
 
 
 def _marked(lines: Sequence[Line]) -> list[Line]:
@@ -137,7 +138,9 @@ def _marked(lines: Sequence[Line]) -> list[Line]:
             while end < len(lines) and _plain(lines[end]) and (not capital or _capitals(lines[end].words)):
                 end += 1
             words = " ".join(each.words for each in lines[at:end])
-            title = len(words) <= 200 and not re.search(r"[.,;:]$", words)
+            below = next((each for each in lines[end:] if each.words or each.rule), None)
+            sentence = re.search(r"[.,;:]$|https?://", words)
+            title = len(words) <= 200 and not sentence and below and not below.rule and not below.heading
             if title and (capital or begins):
                 line = replace(line, words=words, mark="^" if capital else "/")
             else:
@@ -168,9 +171,8 @@ def _heads(lines: Sequence[Line], deepest: int) -> Iterator[tuple[int, int]]:
 
 def _told(lines: Sequence[Line]) -> bool:
     """Whether there is a text, not only dates and links."""
-    return any(
-        line.words and not is_meta(line.words) and not MORE.fullmatch(line.words) and not _dates_issue(line) for line in lines
-    )
+    said = (line for line in lines if line.words and not is_meta(line.words) and not MORE.fullmatch(line.words))
+    return not all(map(_dates_issue, said))
 
 
 def _dates_issue(line: Line) -> bool:
@@ -212,7 +214,8 @@ def _meta_day(line: Line, near: date) -> tuple[date | None, str]:
     parts = [part.strip() for part in line.words.split("·")] if len(line.words) <= 150 else []
     days = [parse_day(part, near) for part in parts]
     rest = " · ".join(part for part, day in zip(parts, days, strict=True) if not day)
-    return line.day or next((day for day in days if day), None), re.sub(r"^(?:source|fuente): ", "", rest, flags=re.IGNORECASE)
+    day = line.day or next((day for day in days if day), None)
+    return day, re.sub(r"^(?:source|fuente): ", "", rest, flags=re.IGNORECASE)
 
 
 def _story(lines: Sequence[Line], heading: Heading, end: int, name: str, near: date) -> Clipping:

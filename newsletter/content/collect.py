@@ -13,8 +13,9 @@ import os
 import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import count
 from pathlib import Path
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from newsletter.config import Config
 from newsletter.content.bulletins import is_bulletin, read_bulletin_text
-from newsletter.content.dates import issue_date, parse_date
+from newsletter.content.dates import issue_date, order_of, parse_date
 from newsletter.content.feeds import is_feed, read_feed
 from newsletter.content.fetch import Fetched, fetch
 from newsletter.content.format import add_stories, format_blocks, write_block, write_issue
@@ -39,8 +40,10 @@ from newsletter.content.issue import (
 )
 from newsletter.content.listings import read_listing
 from newsletter.content.mails import is_mail, read_mail
+from newsletter.content.markup import markdown_words
 from newsletter.content.pages import is_page, read_page
-from newsletter.content.prose import MAX_BYTES, Clipping, Clippings, decode, refuse
+from newsletter.content.prose import MAX_BYTES, Clipping, Clippings, decode, guess_language, refuse
+from newsletter.content.tables import read_table
 from newsletter.errors import CollectError, Finding, IssueError, Where
 from newsletter.source import read_text
 
@@ -130,43 +133,66 @@ def collect(
     """Adds the stories of `sources` (files and http(s) URLs) to the issues of the folder `into`, and reports on each.
 
     A dated entry goes to the issue of its week, an undated one of a listing to blocks.yaml. Texts are in `language`,
-    or else in the one the source names if it is one of the workspace's, or else in the default language. Raises
-    CollectError for sources, IssueError for files of `into` that cannot be used, with every problem; then nothing has
-    been written. Files are replaced one by one, each at once or not at all.
+    or else in the one the source names if it is one of the workspace's. Where a source names none, and the workspace
+    has no languages but English and Spanish, the words of each text tell its language; if they do not, those of the
+    whole source; and at last it is the default language. Raises CollectError for sources, IssueError for files of
+    `into` that cannot be used, with every problem; then nothing has been written. Files are replaced one by one, each
+    at once or not at all.
     """
     if language is not None and language not in config.languages:
         help = f"languages of this workspace: {', '.join(config.languages)} (newsletter.yaml, languages:)"
         raise refuse("language", Where(path=language), "is not a language of this workspace", help)
-    read: list[tuple[Clippings, str]] = []
+    read: list[Clippings] = []
     findings: list[Finding] = []
     for source in sources:
         try:
-            found = read_source(source, fetch=fetch)
-            read.append((found, language or _language(found.language, config)))
+            clippings = read_source(source, fetch=fetch)
+            read.append(replace(clippings, language=language or clippings.language))
         except CollectError as error:
             findings += error.findings
     if findings:
         raise CollectError(findings)
     desk = _Desk(into, config)
-    for clippings, spoken in read:
-        for clipping in clippings.stories:
-            desk.place(clipping, spoken)
+    notes: list[Finding] = []
+    for clippings in read:
+        spoken, guessed = _languages(clippings, config)
+        for clipping, said in zip(clippings.stories, spoken, strict=True):
+            desk.place(clipping, said)
+        notes += [*clippings.findings, *guessed]
     texts = desk.texts()
     written = tuple(config.shown(path) for path in texts)
     if not dry_run:
         _write(texts, config)
-    problems = tuple(finding for clippings, _ in read for finding in clippings.findings)
-    return Report(lines=tuple(desk.lines), written=written, problems=problems, dry_run=dry_run)
+    return Report(lines=tuple(desk.lines), written=written, problems=tuple(notes), dry_run=dry_run)
+
+
+def _languages(clippings: Clippings, config: Config) -> tuple[list[str], Sequence[Finding]]:
+    """The language of each entry of a source, and a note where the words had to tell it."""
+    stated = _language(clippings.language, config)
+    if stated or not all(known.lower().partition("-")[0] in ("en", "es") for known in config.languages):
+        return [stated or config.default_language] * len(clippings.stories), ()
+    texts = [f"{clipping.title}\n{clipping.summary}" for clipping in clippings.stories]
+    whole = _language(guess_language("\n".join(texts)), config) or config.default_language
+    spoken = [_language(guess_language(text), config) or whole for text in texts]
+    others = Counter(each for each in spoken if each != config.default_language)
+    if not others:
+        return spoken, ()
+    told = ", ".join(f"{number} as {each}" for each, number in others.items())
+    message = f"does not say its language: read by its words, {told}"
+    help = "--language says it where that is wrong"
+    where = clippings.stories[0].where
+    note = Finding(code="collect.language", severity="note", where=Where(path=where.path), message=message, help=help)
+    return spoken, (note,)
 
 
 def _language(said: str, config: Config) -> str:
-    """The workspace's language that a source's own ("es-PE", "en_GB") is or belongs to; else the default one."""
+    """The workspace's language that a source's own ("es-PE", "en_GB") is or belongs to; "" if there is none."""
     said = said.replace("_", "-").lower()
     for candidate in (said, said.partition("-")[0]):
         for known in config.languages:
             if candidate and candidate in (known.lower(), known.lower().partition("-")[0]):
                 return known
-    return config.default_language
+    return ""
 
 
 # --- sources ---
@@ -184,14 +210,15 @@ def read_source(source: str, *, fetch: Callable[[str], Fetched] = fetch) -> Clip
     text = decode(body, where, charset=charset)
     if not text.strip():
         raise refuse("no-stories", where, "is empty", "name another source")
-    if is_mail(text):
-        return read_mail(body, source)
-    if is_feed(text):
-        return read_feed(text, source, base)
-    if is_page(text):
-        return read_page(text, source, base)
-    stories = read_bulletin_text(text, source) if is_bulletin(text) else []
-    return Clippings(stories=tuple(stories)) if stories else read_listing(text, source)
+    with order_of(text):
+        if is_mail(text):
+            return read_mail(body, source)
+        if is_feed(text):
+            return read_feed(text, source, base)
+        if is_page(text):
+            return read_page(text, source, base)
+        stories = read_table(text, source) or (read_bulletin_text(text, source) if is_bulletin(text) else [])
+        return Clippings(stories=tuple(stories)) if stories else read_listing(text, source)
 
 
 def _read_file(source: str) -> bytes:
@@ -327,6 +354,7 @@ class _Desk:
         self.new: dict[Path, list[Story]] = {}
         self.blocks: dict[str, Block] = {}
         self.new_blocks: list[Block] = []
+        self.block_words: dict[tuple[str, str], str] = {}  # the name of each block, by its language and words
         findings: list[Finding] = []
         for path in self._paths():
             try:
@@ -347,6 +375,9 @@ class _Desk:
             findings += error.findings
         if findings:
             raise IssueError(dict.fromkeys(findings))
+        for name, block in self.blocks.items():
+            for language in block.title:
+                self.block_words.setdefault((language, _block_words(block, language)), name)
 
     def _paths(self) -> list[Path]:
         """The issues, and those that exist only as a folder of stories so far."""
@@ -408,16 +439,17 @@ class _Desk:
 
     def _place_block(self, clipping: Clipping, language: str) -> None:
         file = self.config.shown(self.into / "blocks.yaml")
+        words = canonical_title(markdown_words(f"{clipping.title}\n\n{clipping.summary}"))
+        known = self.block_words.get((language, words))
+        if known:
+            self._skip(clipping, f"already in {file} (the same words)", file, known)
+            return
         base = name = slug(clipping.title)
-        words = (clipping.title.split(), clipping.summary.split())
         for number in count(2):
-            block = self.blocks.get(name)
-            if block is None:
+            if name not in self.blocks:
                 break
-            if (block.title.get(language, "").split(), block.text.get(language, "").split()) == words:
-                self._skip(clipping, f"already in {file} (the same words)", file, name)
-                return
             name = f"{base}-{number}"
+        self.block_words[language, words] = name
         where = clipping.where
         text = {language: clipping.summary} if clipping.summary else {}
         url = untracked(clipping.url) if clipping.url else None
@@ -461,6 +493,12 @@ class _Desk:
             except IssueError:
                 continue
         raise AssertionError(f"{path}: adding blocks would have changed what stands there")
+
+
+def _block_words(block: Block, language: str) -> str:
+    """What a message shows of a block, to be compared."""
+    parts = (block.title, block.text, block.button, block.note)
+    return canonical_title(markdown_words("\n\n".join(part.get(language, "") for part in parts)))
 
 
 def slug(title: str) -> str:

@@ -1,7 +1,8 @@
 """Dates as people write them, in English and Spanish, and the week that a day belongs to.
 
 A date of three numbers is read day first, as both languages of this package do (3/4/2017 is 3 April), unless only the
-other order makes a date (11/19/2017). Years lie between 1900 and 2100; two digits mean 1969 to 2068, as POSIX has it.
+other order makes a date (11/19/2017), or it stands among such dates (`order_of`). Years lie between 1900 and 2100; two
+digits mean 1969 to 2068, as POSIX has it.
 A weekday, a time, a zone and a label ("Published:") may stand beside the date and change nothing: the day counts as
 it is written.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date, timedelta
 
 from newsletter.config import WEEKDAYS as WEEKDAY_NAMES
@@ -78,6 +81,25 @@ def find_date(text: str) -> tuple[date, int, int] | None:
     return None
 
 
+# --- day or month first ---
+
+_month_first = ContextVar("_month_first", default=False)
+_TWO_WAYS = re.compile(r"(?<![\w/.-])([0-9]{1,2})/([0-9]{1,2})/(?:[0-9]{4}|[0-9]{2})(?![\w/])")
+
+
+@contextmanager
+def order_of(text: str) -> Iterator[None]:
+    """Within, a date like 05/07/2024 is read month first if that is how the text writes its others: some can be read in
+    no other way (05/14/2024), and none only day first."""
+    pairs = [(int(match[1]), int(match[2])) for match in _TWO_WAYS.finditer(text)]
+    american = any(first <= 12 < second for first, second in pairs) and all(first <= 12 for first, _ in pairs)
+    token = _month_first.set(american)
+    try:
+        yield
+    finally:
+        _month_first.reset(token)
+
+
 # --- the table of forms ---
 
 _REACH = 100  # no date with weekday, label, time and zone is longer
@@ -139,8 +161,8 @@ def _numbered(form: str, number: int) -> str:
 
 _DATE = "|".join(_numbered(form, number) for number, form in enumerate(_FORMS))
 _WHOLE = re.compile(
-    rf"(?<![\w/.-])(?:{_LABEL})?(?P<open>[(\[])?{_WEEKDAY}?(?:el\s+)?(?:{_DATE})(?![0-9])"
-    rf"{_TIME}?(?(open)\s?[)\]])(?![\w@])",
+    rf"(?<![\w/.-])(?:{_LABEL})?(?P<open>[(\[<])?{_WEEKDAY}?(?:el\s+)?(?:{_DATE})(?![0-9])"
+    rf"(?:\s\(?{_WEEKDAY}\)?)?{_TIME}?(?(open)\s?[)\]>])(?![\w@])",
     re.ASCII,
 )
 
@@ -149,12 +171,13 @@ def _day(match: re.Match[str]) -> date | None:
     groups = match.groupdict()
     number = next(number for number in range(len(_FORMS)) if groups[f"year{number}"])
     found = {name: groups.get(f"{name}{number}") for name in ("year", "month", "day", "first")}
-    year = int((found["year"] or "").lstrip("'’"))
-    if year < 100:
+    digits = (found["year"] or "").lstrip("'’")
+    year = int(digits)
+    if len(digits) == 2:
         year += 2000 if year < 69 else 1900
     month = _MONTH_NUMBERS.get(found["month"] or "") or int(found["month"] or 0)
     day = 1 if found["first"] else int(found["day"] or 0)
-    if number == 1 and month > 12 >= day:  # only the other order makes a date
+    if number == 1 and day <= 12 and (month > 12 or _month_first.get()):  # only the other order makes a date
         month, day = day, month
     if not 1900 <= year <= 2100:
         return None

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import date
+from html import unescape
 from html.entities import html5
 from time import struct_time
 from typing import Any
 
 import feedparser
 
-from newsletter.content.dates import parse_date
+from newsletter.content.dates import find_date, parse_date
 from newsletter.content.markup import html_line, html_markdown, markdown_words, plain_markdown
 from newsletter.content.prose import Clipping, Clippings, clean_line, clean_url, refuse
 from newsletter.errors import Finding, Where
@@ -99,13 +100,16 @@ def _entry(entry: dict[str, Any], where: Where, base: str) -> Clipping:
         text = str(dict.get(entry, key) or "")  # feedparser's own `get` answers with another date where one is missing
         said = said or text
         day = day or _day(text, dict.get(entry, f"{key}_parsed"))
+    if not said and (found := find_date(title)):
+        day = found[0]
+    base = base or clean_url(str(entry.get("link") or "")) or ""
     contents = [_markdown(each, base) for each in entry.get("content") or ()]
     summary = choose_summary(_markdown(_detail(entry, "summary"), base), max(contents, key=len, default=""))
     title, summary = titled(title, summary)
     source = entry.get("source")
     links = [
         entry.get("link"),
-        *(link.get("href") for link in entry.get("links") or () if link.get("rel") == "alternate"),
+        *(link.get("href") for link in entry.get("links") or () if link.get("rel") in ("alternate", "enclosure")),
     ]
     urls = (clean_url(str(link), base) for link in links if link)
     return Clipping(
@@ -133,13 +137,20 @@ def _markdown(detail: Mapping[str, Any], base: str) -> str:
     value = str(detail.get("value") or "")
     if detail.get("type") == "text/plain":
         return without_tail(plain_markdown(value))
+    if re.fullmatch(r"\s*&lt;\w.*&lt;/\w+&gt;\s*", value, re.DOTALL):
+        value = unescape(value)  # escaped once too often
     own = str(detail.get("base") or "")
     return without_tail(html_markdown(value, own if own.startswith("http") else base))
 
 
 def _day(text: str, parsed: Any) -> date | None:
     day = parse_date(text)
-    if day is None and isinstance(parsed, struct_time) and 1900 <= parsed.tm_year <= 2100:
+    if (
+        day is None
+        and isinstance(parsed, struct_time)
+        and 1900 <= parsed.tm_year <= 2100
+        and str(parsed.tm_year) in text
+    ):
         return date(parsed.tm_year, parsed.tm_mon, parsed.tm_mday)
     return day
 
@@ -203,6 +214,7 @@ _CUT = re.compile(r"\s*(?:\[\s*(?:…|\.\.\.)\s*\\?\]|…|\.\.\.)\s*$")
 _READ_ON = r"(?:(?:continue|keep) reading|read (?:more|the rest)|leer m[aá]s|(?:sigue|seguir|continuar) leyendo)"
 _TAILS = re.compile(
     r"(?:^|\n\n)(?:The post .*? (?:appeared first|first appeared) on .*"
+    r"|.{1,200} was originally published in .{1,200} on Medium\b.*"
     r"|La entrada .*? (?:se public[oó]|aparece) primero en .*"
     rf"|\[?{_READ_ON}\b[^\n]{{0,300}})$"
     rf"|\s*\[{_READ_ON}[^\n\]]{{0,200}}\]\([^\s)]*\)\W*$"  # a link at the end of the text
@@ -229,10 +241,11 @@ def choose_summary(summary: str, content: str) -> str:
 
 
 def titled(title: str, summary: str) -> tuple[str, str]:
-    """The title, or where there is none (notes, short messages) the first sentence of the text, and the text; no text
-    where the title says all of it."""
+    """The title, or where there is none (notes, short messages) the first sentence of the text; and the text, without
+    the title that some repeat above it, and none where the title says all of it."""
     if title or not summary:
-        return title, summary
+        first, _, rest = summary.partition("\n\n")
+        return title, rest if first.startswith("**") and markdown_words(first) == title else summary
     words = markdown_words(summary)
     first = re.split(r"(?<=[.!?…])\s", words, maxsplit=1)[0]
     title = first if len(first) <= _FIRST else first[:_FIRST].rpartition(" ")[0].rstrip(" ,;:—–-") + "…"

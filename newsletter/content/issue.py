@@ -142,6 +142,7 @@ class Issue:
     blocks: tuple[Block, ...] = ()
     where: Where = field(compare=False)
     marks: Mapping[str, Where] = field(default_factory=dict, compare=False, repr=False)
+    remarks: tuple[Finding, ...] = field(default=(), compare=False, repr=False)  # doubts of the reader, no errors
 
     def at(self, key: str) -> Where:
         return self.marks.get(key, self.where)
@@ -176,7 +177,7 @@ def parse_issue(text: str, path: Path, config: Config) -> Issue:
     stories = [_story(each) for each in record["stories"] if _complete(each, STORY)]
     stories += _folder_stories(path.with_suffix(""), config, reading.findings)
     blocks = _named_blocks(record, node, path.parent / "blocks.yaml", config, reading)
-    if reading.findings:
+    if reading.failed:
         raise IssueError(reading.findings)
     return Issue(
         name=path.stem,
@@ -189,12 +190,34 @@ def parse_issue(text: str, path: Path, config: Config) -> Issue:
         blocks=tuple(blocks),
         where=Where(path=name),
         marks=record.marks,
+        remarks=tuple(reading.findings),
     )
 
 
 def issue_paths(folder: Path) -> list[Path]:
     """The issue files of a folder, oldest first: those named by a date."""
     return sorted(path for path in folder.glob("*.yaml") if re.fullmatch(r"\d{4}-\d{2}-\d{2}.*", path.stem, re.ASCII))
+
+
+def is_story(path: Path) -> bool:
+    """Whether a file in an issue's folder is one of its stories: drafts begin with _, and a README is for people."""
+    return not path.name.startswith((".", "_")) and path.stem.upper() != "README"
+
+
+def stray_files(folder: Path) -> list[Path]:
+    """What stands in the issues' folder and is never read, though it looks as if it should be: misnamed files, and
+    folders of stories without an issue of their name."""
+    known = {path.stem for path in issue_paths(folder)}
+    strays = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith((".", "_")) or path.name in ("images", "blocks.yaml") or path.stem in known:
+            continue
+        if path.suffix.lower() in (".yaml", ".yml") or (path.is_dir() and any(path.glob("*.md"))):
+            strays.append(path)
+    for name in known:
+        inside = sorted((folder / name).glob("*")) if (folder / name).is_dir() else ()
+        strays += [path for path in inside if path.is_file() and path.suffix != ".md" and path.name[0] not in "._"]
+    return strays
 
 
 def load_blocks(path: Path, config: Config) -> dict[str, Block]:
@@ -230,7 +253,7 @@ def parse_blocks(text: str, name: str, config: Config) -> dict[str, Block]:
             if record["button"] and not record["url"]:
                 help = "add url: where the button leads"
                 reading.report("button", record.marks["button"], f"{entry.key}.button: has no url to lead to", help)
-    if reading.findings:
+    if reading.failed:
         raise IssueError(reading.findings)
     return blocks
 
@@ -315,7 +338,7 @@ def _named_blocks(record: Record, node: Node, path: Path, config: Config, readin
         if name in known:
             blocks.append(known[name])
             continue
-        help = f"blocks of {config.shown(path)}: {', '.join(known) or 'none'}"
+        help = f"blocks of {config.shown(path)}: {', '.join(known) or 'none; there is no such file'}"
         where = places.get(name, record.where)
         reading.report("block", where, f"blocks: there is no block {name}{nearest(name, known)}", help)
     return blocks
@@ -330,21 +353,23 @@ def _folder_stories(folder: Path, config: Config, findings: list[Finding]) -> li
     stories: dict[str, Story] = {}
     translations: list[tuple[str, str, Path]] = []
     for path in sorted(folder.glob("*.md")):
-        if path.name.startswith((".", "_")) or path.stem.upper() == "README":
+        if not is_story(path):
             continue
         stem, _, language = path.stem.rpartition(".")
-        if stem and language in config.languages:
+        if stem and language == config.default_language and (folder / f"{stem}.md").is_file():
+            message = f"is in {language}, and so is {stem}.md beside it"
+            help = f"keep one of them: a file without a language in its name is in {language}"
+            where = Where(path=config.shown(path))
+            findings.append(Finding(code="issue.language", severity="error", where=where, message=message, help=help))
+        elif stem and language in config.languages:
             translations.append((stem, language, path))
-            continue
-        if stem and LANGUAGE.fullmatch(language.lower()) and (folder / f"{stem}.md").is_file():
+        elif stem and LANGUAGE.fullmatch(language.lower()) and (folder / f"{stem}.md").is_file():
             message = f"{language}, in the file's name, is not a language of this workspace"
             message += nearest(language, config.languages)
             help = f"name it {' or '.join(f'{stem}.{each}.md' for each in config.languages)}"
             where = Where(path=config.shown(path))
             findings.append(Finding(code="issue.language", severity="error", where=where, message=message, help=help))
-            continue
-        story = load_story(path, config, findings)
-        if story:
+        elif story := load_story(path, config, findings):
             stories[path.stem] = story
     for stem, language, path in translations:
         story = load_story(path, config, findings, language=language)
@@ -390,7 +415,7 @@ def load_story(path: Path, config: Config, findings: list[Finding], *, language:
         help = "begin the file with a line ---, the keys title: and date:, and another line ---"
         reading.report("front-matter", Where(path=name, line=1), "has no front matter", help)
     findings += reading.findings
-    return _story(record) if record and not reading.findings else None
+    return _story(record) if record and not reading.failed else None
 
 
 def _inside(path: Path, folder: Path) -> bool:

@@ -63,7 +63,8 @@ class Line:
     """One line of a text, or one paragraph of a page.
 
     `mark` is what it begins with or is set off by: a bullet, "1" for any number, #, ##, "=" or "~" for an underline,
-    "_" for bold, "^" for capitals, "/" for standing at the head of a part. A page's line also has its Markdown and its links.
+    "_" for bold, "^" for capitals, "/" for standing at the head of a part. A page's line also has its Markdown and its
+    links.
     """
 
     number: int
@@ -96,10 +97,28 @@ _HASHES = re.compile(r"(\s{0,3})(#{1,6})\s+(.*?)\s*#*")
 _BOLD = re.compile(r"(\s*)(\*\*|__)(.+)\2")
 
 
+_MONTH = re.compile(r"\W*([^\W\d_]{3,10}\.?,?\s+(?:de\s+|del\s+)?[0-9]{4})\W*")
+_IN_MONTH = re.compile(r"(\W*)(?:[^\W\d_]{3,9}\.?,?\s+)?([0-9]{1,2})(?:st|nd|rd|th)?\s*(?:[:.)–—-])\s+(\S.*)")
+
+
+def month_of(words: str) -> str:
+    """The month and year that are all a line says, "" where it says anything else."""
+    heading = _MONTH.fullmatch(words)
+    return heading[1] if heading and parse_date(f"1 {heading[1]}") else ""
+
+
 def text_lines(text: str) -> list[Line]:
     lines: list[Line] = []
+    month, month_at = "", -1
     for number, raw in enumerate(text.split("\n"), 1):
         line = clean(raw.expandtabs(4)).rstrip()
+        if heading := month_of(line):
+            month, month_at = heading, len(lines)
+        elif (dated := _IN_MONTH.fullmatch(line)) and parse_date(f"{dated[2]} {month}"):
+            line = f"{dated[1]}{dated[2]} {month}: {dated[3]}"
+            if month_at >= 0:
+                lines[month_at] = Line(number=lines[month_at].number)
+                month_at = -1
         if _RULE.fullmatch(line):
             if _underlines(line.strip(), lines):
                 lines[-1] = replace(lines[-1], mark="=" if line.strip()[0] == "=" else "~")
@@ -110,6 +129,8 @@ def text_lines(text: str) -> list[Line]:
         dateline = None if read.day or read.mark or len(line) > _TITLE else _dateline(read.words)
         if dateline:
             day, byline = dateline
+            alone = bool(lines) and not lines[-1].words  # a place, then, says nothing of a title above
+            byline = "" if alone and not byline.lower().startswith(_BY) else byline
             lines.append(replace(read, words=day.isoformat(), day=day))
             read = Line(number=number, indent=read.indent, words=byline)
         lines.append(read)
@@ -122,6 +143,9 @@ _BYLINE = re.compile(
 )
 
 
+_BY = ("by ", "por ", "posted by ", "published by ", "written by ", "publicado por ")
+
+
 def _dateline(words: str) -> tuple[date, str] | None:
     """The date of a line that says no more than when and by whom or where, and these other words of it."""
     found = find_date(words)
@@ -130,7 +154,7 @@ def _dateline(words: str) -> tuple[date, str] | None:
     day, start, end = found
     before, after = words[:start].rstrip(), words[end:]
     rest = re.sub(r"\s+(?:on|el)$", "", (before or after).strip(_BETWEEN))
-    person = rest.lower().startswith(("by ", "por ", "posted by ", "published by ", "written by ", "publicado por "))
+    person = rest.lower().startswith(_BY)
     place = before.endswith(",") and rest[:1].isupper()
     return (day, rest) if (person or place) and _BYLINE.fullmatch(rest) and not (before and after.strip(" .")) else None
 
@@ -395,6 +419,7 @@ def _undated(lines: Sequence[Line], dated: Sequence[Heading], marks: dict[str, i
     if not dated:
         return
     taken = _taken(dated)
+    paired = all(_links_below(lines, heading.body - 1) for heading in dated)
     ruled = sum(heading.top > 0 and under_rule(lines, heading.top) for heading in dated) * 2 >= len(dated)
     last = max(heading.body for heading in dated)
     told = next((at for at in range(last, len(lines)) if lines[at].words), last)  # where the last story's text begins
@@ -406,8 +431,14 @@ def _undated(lines: Sequence[Line], dated: Sequence[Heading], marks: dict[str, i
         if ours and not line.heading:
             ours = _starts_entry(lines, at, compact=compact) and (len(line.words) <= _TITLE)
         looks = not marks and at > told and _looks_like_title(lines, at)
-        if ours or looks or (ruled and under_rule(lines, at) and _likeness(lines, at) > 0):
+        pair = paired and _links_below(lines, at) and _likeness(lines, at) > 0
+        if ours or looks or pair or (ruled and under_rule(lines, at) and _likeness(lines, at) > 0):
             yield Heading(title=(at, at + 1), top=at, body=at + 1)
+
+
+def _links_below(lines: Sequence[Line], at: int) -> bool:
+    """Whether the line below is a link and nothing else."""
+    return at + 1 < len(lines) and bool(_LINK.fullmatch(lines[at + 1].words))
 
 
 def _starts_entry(lines: Sequence[Line], at: int, *, compact: bool) -> bool:
@@ -441,8 +472,10 @@ def _looks_like_title(lines: Sequence[Line], at: int) -> bool:
     line = lines[at]
     following = _neighbour(lines, at, 1)
     alone = at > 0 and not lines[at - 1].words and following > at + 1
-    short = len(line.words) <= 80 and not re.search(r"[.,;:]$", line.words) and not line.mark and not is_meta(line.words)
-    return alone and short and (len(lines[following].words) > len(line.words) or lines[following].bullet)
+    short = len(line.words) <= 80 and not re.search(r"[.,;:]$", line.words) and not is_meta(line.words)
+    return (
+        alone and short and not line.mark and (len(lines[following].words) > len(line.words) or lines[following].bullet)
+    )
 
 
 def _spread(headings: Sequence[Heading], lines: Sequence[Line]) -> list[Heading]:
@@ -514,7 +547,8 @@ def clipping_of(lines: Sequence[Line], heading: Heading, end: int, name: str, wr
     )
     source = ""
     body: list[Line] = []
-    for number, line in enumerate(lines[heading.body : end], heading.body):
+    for number in range(heading.body, end):
+        line = lines[number]
         if number == heading.omit or line.rule:
             continue
         if line.urls and MORE.fullmatch(line.words):
@@ -535,6 +569,7 @@ def clipping_of(lines: Sequence[Line], heading: Heading, end: int, name: str, wr
             source = clean_line(credit[1])
             continue
         body.append(line)
+    title = re.sub(r"^[–—|:·•-]+\s+", "", title)  # what parted it from its date
     where = Where(path=name, line=lines[heading.title[0]].number)
     return Clipping(title=title, date=heading.day, summary=_markdown(body, write), url=url, source=source, where=where)
 
@@ -547,7 +582,7 @@ def _without_more(line: Line) -> tuple[Line, str | None]:
     link = _LAST_LINK.search(line.said)
     if not link or not MORE.fullmatch(link[1]):
         return line, None
-    return replace(line, said=line.said[: link.start()]), link[2]
+    return replace(line, said=line.said[: link.start()].rstrip("\\\n ")), link[2]
 
 
 @dataclass(kw_only=True)

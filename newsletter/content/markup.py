@@ -87,10 +87,16 @@ def _no_slots(markdown: str) -> str:
     return re.sub(r"@(?=[*_\\\[\]]*@)", "@\u2060", markdown)
 
 
+_MARKS = re.compile(
+    r"\\([!-/:-@\[-`{-~])"  # an escaped sign stays
+    r"|(?m:^[ \t]*(?:>[ \t]?)+)|(?m:^[ \t]*(?:-|[0-9]{1,9}\.)[ \t]+)|\\(?=\n)"  # quotes, items, line ends
+    r"|(?<!\s)\*{1,3}|\*{1,3}(?!\s)|\[|\](?:\([^\s()]*\))?"  # bold, italics, links
+)
+
+
 def markdown_words(markdown: str) -> str:
     """The words of Markdown that was written here, as one line."""
-    text = re.sub(r"(?<!\\)\*{1,3}|(?m:^[ \t]*(?:>[ \t]*)*(?:- |[0-9]{1,9}\. )?)|\\\n", " ", re.sub(r"\]\([^\s()]*\)", "", markdown))
-    return clean_line(re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", re.sub(r"(?<!\\)\[", "", text)))
+    return clean_line(_MARKS.sub(r"\1", markdown))
 
 
 # --- HTML ---
@@ -109,9 +115,7 @@ _BLOCKS = _HEADINGS | frozenset(
 )
 _INLINE_MARKS = {
     "b": (_STRONG, _STRONG_END),
-    "strong": (_STRONG, _STRONG_END),
     "i": (_EM, _EM_END),
-    "em": (_EM, _EM_END),
 }
 
 
@@ -274,8 +278,8 @@ class _Writer:
             self.line = int(element.sourceline or self.line)
         if tag == "br":
             self.pieces.append("\n")
-        elif tag in _INLINE_MARKS:
-            self.pieces.append(_INLINE_MARKS[tag][0])
+        elif mark := _weight(element):
+            self.pieces.append(_INLINE_MARKS[mark][0])
         elif tag == "a" and _link(element.get("href") or "", self.base):
             self.pieces.append(_LINK)
         elif tag in ("ul", "ol"):
@@ -301,8 +305,8 @@ class _Writer:
             self.flush(day=element.get("date") or "", heading=int(above.tag[1]) if above is not None and alone else 0)
         elif tag in _BLOCKS:
             self.flush()
-        if tag in _INLINE_MARKS:
-            self.pieces.append(_INLINE_MARKS[tag][1])
+        if mark := _weight(element):
+            self.pieces.append(_INLINE_MARKS[mark][1])
         elif tag == "a":
             url = _link(element.get("href") or "", self.base)
             if url:
@@ -321,11 +325,17 @@ class _Writer:
             markdown = self.inline(part)
             words = _SIGNS.sub("", part)
             if markdown:
+                bullet = None if heading or self.levels else _BULLET.match(words)
+                if bullet:  # typed, as Word writes its lists
+                    words, markdown = words[bullet.end() :], markdown[bullet.end() :]
+                    self.levels.append(_Level(kind="li", marker="- ", indent="  "))
                 strong = bool(
                     re.fullmatch(f"{_STRONG}[^{_STRONG_END}]*{_STRONG_END}|{_LINK}[^{_URL_END}]*{_URL_END}", part)
                 )
                 urls = tuple(self.urls[int(number)] for number in re.findall(f"{_URL}([0-9]+){_URL_END}", part))
                 self.write(words, markdown, heading=heading, day=day, strong=strong, urls=urls)
+                if bullet:
+                    self.levels.pop()
 
     def inline(self, text: str) -> str:
         """The Markdown of one paragraph: what is meant as markup is written, everything else escaped."""
@@ -364,6 +374,9 @@ class _Writer:
         self.listed = any(level.kind == "li" for level in self.levels)
 
 
+_BULLET = re.compile(r"[•‣▪·]\s+(?=\S)")
+
+
 def _paired_links(text: str) -> str:
     """The text without the beginnings of links that never end, ends that never began, and links around nothing."""
     parts = re.split(f"({_LINK}|{_URL}[0-9]+{_URL_END})", text)  # every second one is a mark
@@ -391,7 +404,21 @@ def _link(href: str, base: str) -> str | None:
 
 def _hidden(element: HtmlElement) -> bool:
     style = (element.get("style") or "").replace(" ", "").lower()
-    return "hidden" in element.attrib or "display:none" in style or "visibility:hidden" in style
+    return "hidden" in element.attrib or bool(_UNSEEN.search(style) or _ABOUT.search(element.get("class") or ""))
+
+
+_UNSEEN = re.compile(r"display:none|visibility:hidden|mso-hide:all|max-height:0(?:px)?(?:;|$)")
+_ABOUT = re.compile(r"\bfield--name-(?:title|uid|created)\b")  # Drupal's feeds put them before each text
+
+
+def _weight(element: HtmlElement) -> str:
+    """The mark of an element that makes its words bold or slanted: "b", "i", or "". A style comes before the tag."""
+    style = (element.get("style") or "").replace(" ", "").lower()
+    bold = re.search(r"font-weight:(bold|[6-9]00)?", style)
+    tag = element.tag
+    if tag in ("b", "strong", "span", "font") and (bold or tag in ("b", "strong")):
+        return "b" if not bold or bold[1] else ""
+    return "i" if tag in ("i", "em") else ""
 
 
 def _cells(text: str) -> str:

@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import partial
 from typing import Any
 
 from lxml.html import HtmlElement
@@ -20,7 +19,7 @@ from lxml.html import HtmlElement
 from newsletter.content.bulletins import LEAVE, is_bulletin, read_bulletin
 from newsletter.content.dates import find_date, parse_date
 from newsletter.content.feeds import choose_summary, without_tail
-from newsletter.content.listings import MORE, Line, read_lines
+from newsletter.content.listings import MORE, Line, month_of, read_lines
 from newsletter.content.markup import (
     DAY,
     Paragraph,
@@ -62,12 +61,17 @@ def read_page(text: str, name: str, base: str = "", day: date | None = None) -> 
     if mail:
         _drop_farewell(root)
     _tidy(root)
+    _group_terms(root)
     _mark_dates(root)
     stories = [_article(root, head, name, base)] if head.article and not day else []
     stories = stories or _boxes(root, name, base)
-    readers = [partial(_bulletin, day=day), _from_lines] if mail else [_from_lines, partial(_bulletin, day=day)]
-    for read in readers:
-        stories = stories or read(root, head, name, base)
+    if not mail:
+        stories = stories or _from_lines(root, head, name, base)
+    if not stories:
+        found = _bulletin(root, head, name, base, day=day)
+        stories = found if mail or sum(story.date is not None for story in found) > 1 else []
+    if mail:
+        stories = stories or _from_lines(root, head, name, base)
     stories = stories or head.listed(name)
     if not any(story.date and story.title for story in stories):
         help = "name the page of one story, a list with dates, or its feed; or add the story by hand"
@@ -197,7 +201,7 @@ _NOISE_ROLES = ("navigation", "contentinfo", "search", "complementary", "dialog"
 _NOISE_CLASS = re.compile(
     r"(?:site-?|page-?|main-?|global-?|top-?|post-?|entry-?|js-?)?(?:nav|navbar|navigation|menu|breadcrumbs?|cookies?|consent|gdpr|footer"
     r"|sidebar|share|sharing|sharedaddy|social|addtoany|related|comments?|respond|pagination|pager|skip|screen-reader|subscribe"
-    r"|unsubscribe|signup|banner|advert|ads|promo|widget|modal|popup|preheader|hidden|sr-only|visually-hidden)(?:[-_].*|s)?"
+    r"|unsubscribe|signup|mw-editsection|banner|advert|ads|promo|widget|modal|popup|preheader|hidden|sr-only|visually-hidden)(?:[-_].*|s)?"
 )
 _KEPT = ("html", "body", "main", "article", "h1", "h2", "h3")
 
@@ -214,6 +218,18 @@ def _tidy(root: HtmlElement) -> None:
         # A frame named after its sidebar or its banner still holds the page.
         if (noise or footer) and (element.tag in _NOISE or len(element.text_content()) * 2 <= whole):
             element.drop_tree()
+
+
+def _group_terms(root: HtmlElement) -> None:
+    """Puts each term of a list of definitions into a box with what is said of it, as HTML allows."""
+    for terms in list(root.iter("dl")):
+        box = None
+        for each in list(terms):
+            if each.tag == "dt" and (box is None or box[-1].tag == "dd"):
+                box = each.makeelement("div")
+                each.addprevious(box)
+            if box is not None:
+                box.append(each)
 
 
 # --- dates ---
@@ -310,9 +326,17 @@ def _own_date(text: str, element: HtmlElement) -> tuple[date, str, str] | None:
     dated = re.search(r"date|meta|time|byline|posted|fecha", (element.get("class") or "").lower())
     parted = re.match(r"\s*[—–|:·]|\s+-\s", after) or re.search(r"[—–|:·]\s*$|\s-\s*$", before) or text[start] in "(["
     rest = (before + after).strip(_PARTING)
+    if titled and _ISSUE.fullmatch(rest):
+        return day, "", ""  # the heading of an issue is that of a date: its stories stand below
     if rest.endswith(".") or len(rest) > (200 if titled else _SHORT) or not (parted or dated):
         return None
     return day, before.rstrip(_PARTING), after.lstrip(_PARTING)
+
+
+_ISSUE = re.compile(
+    r"(?:\W*(?:issue|number|edition|newsletter|bulletin|update|n[uú]mero|edici[oó]n|bolet[ií]n|no\.?|n\.?\s?[º°o]\.?|#)){1,3}\W*[0-9]+\W*",
+    re.IGNORECASE,
+)
 
 
 # --- boxes: each date with its title in an element of its own ---
@@ -331,16 +355,20 @@ def _boxes(root: HtmlElement, name: str, base: str) -> list[Clipping]:
     days = list(root.iter(DAY))
     count = Counter(each for day in days for each in day.iterancestors())
     boxes: list[tuple[HtmlElement, HtmlElement]] = []
+    whole: dict[HtmlElement, bool] = {}
     for day in days:
         box = day
         for each in day.iterancestors():
-            if count[each] > 1 or each.tag in ("body", "html"):
+            if each not in whole:
+                whole[each] = each.tag not in ("body", "html") and (count[each] == 1 or _tells_twice(each))
+            if not whole[each]:
                 break
             box = each
-        boxes.append((box, day))
+        if not boxes or boxes[-1][0] is not box:
+            boxes.append((box, day))
     titled = [(box, day, title) for box, day in boxes if (title := _title(box)) is not None]
-    if len(titled) < 2 or len(titled) * 2 < len(boxes):
-        return []
+    if len(titled) < 2 or len(titled) * 2 < len(boxes) or any(box.tag in _TITLES for box, _, _ in titled):
+        return []  # where the box is but the headline, the text would be lost
     undated, blocks = _undated_boxes([box for box, _, _ in titled])
     if sum(_several(box, title) for box, _, title in titled) * 2 > len(titled):
         return []  # most dates have several titles below them: the lines tell more
@@ -353,8 +381,15 @@ def _boxes(root: HtmlElement, name: str, base: str) -> list[Clipping]:
         title = _title(box)
         if title is not None:
             story = _box_story(box, title, None, name, base)
-            found.append((order[box], story if blocks else replace(story, problem="has no date")))
+            found.append((order[box], story if blocks else replace(story, problem=_undated(box))))
     return [story for _, story in sorted(found, key=lambda each: each[0])]
+
+
+def _tells_twice(box: HtmlElement) -> bool:
+    """Whether a box with several dates is one story's all the same: one title, and one day told more than once."""
+    return (
+        len({day.get("date") for day in box.iter(DAY)}) == 1 and sum(_rank(each) in (1, 2) for each in box.iter()) == 1
+    )
 
 
 def _title(box: HtmlElement) -> HtmlElement | None:
@@ -409,14 +444,29 @@ def _undated_boxes(boxes: Sequence[HtmlElement]) -> tuple[list[HtmlElement], boo
     return undated, blocks
 
 
+_AGO = re.compile(
+    r"(?:hace .{1,20}\b(?:minutos?|horas?|d[ií]as?|semanas?|mes(?:es)?)|hoy|ayer"
+    r"|.{1,12} (?:minutes?|hours?|days?|weeks?|months?) ago|today|yesterday)",
+    re.IGNORECASE,
+)
+
+
+def _undated(box: HtmlElement) -> str:
+    """Why a box has no date."""
+    ago = next((words for text in box.itertext() if _AGO.fullmatch(words := clean_line(text))), "")
+    return f'has a date that cannot be read: "{ago}"' if ago else "has no date"
+
+
 def _box_story(box: HtmlElement, title: HtmlElement, day: date | None, name: str, base: str) -> Clipping:
     links = [each for each in (title, *title.iter("a"), *title.iterancestors("a")) if each.tag == "a"]
     more = [each for each in box.iter("a") if MORE.fullmatch(element_line(each))]
     around = [box] if box.tag == "a" else list(box.iterancestors("a"))
-    urls = (_page_url(each, base) for each in (*links, *more, *around))
+    buttons = [each for each in box.iter("a") if re.search(r"\b(?:btn|button)\b", (each.get("class") or "").lower())]
+    urls = (_page_url(each, base) for each in (*links, *more, *buttons, *around))
+    more += buttons
     leave_out = {title, *more, *box.iter(DAY), *(each for each in box.iter() if _is_aside(each, title))}
     return Clipping(
-        title=element_line(title),
+        title=element_line(title).strip("–—-|:·• "),
         date=day,
         summary=without_tail(elements_markdown([box], base, leave_out=leave_out)),
         url=next((url for url in urls if url), None),
@@ -481,7 +531,7 @@ def _from_lines(root: HtmlElement, head: _Head, name: str, base: str) -> list[Cl
     if not any(line.day for line in lines):
         title = next((clean_line(each.text_content()) for each in root.iter("title")), "")
         found = find_date(title)
-        day = head.date or (found[0] if found else None)
+        day = head.date or (found[0] if found else None) or _dateline(lines)
         if day is None:
             return []
         lines = [
@@ -499,10 +549,22 @@ def _from_lines(root: HtmlElement, head: _Head, name: str, base: str) -> list[Cl
     return [story if story.date or story.problem else replace(story, problem="has no date") for story in stories]
 
 
+def _dateline(lines: Sequence[Line]) -> date | None:
+    """The date that a press release begins with: "Lima, 14 May 2024.– The group …"."""
+    for line in lines[:20]:
+        place = re.match(r"[^\W\d_][^,.;:]{1,40},\s+(?=.*[–—-])", line.words)
+        found = find_date(line.words[place.end() :]) if place else None
+        if place and found and found[1] == 0 and re.match(r"[\s.)]*[–—-]", line.words[place.end() + found[2] :]):
+            return found[0]
+    return None
+
+
 def _page_lines(root: HtmlElement, base: str) -> list[Line]:
     """The page's paragraphs as lines; a blank line between any two that are not items of one list."""
     lines: list[Line] = []
     for each in _parted(paragraphs([root], base)):
+        if each.heading and month_of(each.words):
+            continue  # parts a list of news by months, and is no title
         if each.apart and lines:
             lines.append(Line(number=each.line))
         mark = "#" * each.heading or ("_" if each.strong and not MORE.fullmatch(each.words) else "")
@@ -522,7 +584,8 @@ def _page_lines(root: HtmlElement, base: str) -> list[Line]:
 def _drop_farewell(root: HtmlElement) -> None:
     """Takes out the box around the way to leave a mailing list: addresses, why one gets it, whose it is."""
     whole = len(root.text_content())
-    for leaf in [each for each in root.iter("*") if _LEAVES.search(each.text or "") or _LEAVES.search(each.get("href") or "")]:
+    leaves = [each for each in root.iter("*") if _LEAVES.search(f"{each.text or ''} {each.get('href') or ''}")]
+    for leaf in leaves:
         box = leaf
         for each in leaf.iterancestors():
             long = _longer(each, min(1500, whole // 3))
@@ -554,9 +617,12 @@ def _bulletin(root: HtmlElement, head: _Head, name: str, base: str, *, day: date
 _SIZE = re.compile(r"font-size:\s*([0-9]{1,3}(?:\.[0-9]+)?)px")
 
 
+_INLINE = ("a", "b", "strong", "i", "em", "span", "font", "br")
+
+
 def _plain_line(element: HtmlElement) -> bool:
     """Whether an element is one short line of words."""
-    inline = all(each.tag in ("a", "b", "strong", "i", "em", "span", "font", "br", "div") for each in element.iter()) 
+    inline = all(each is element or each.tag in _INLINE for each in element.iter())
     return inline and not _longer(element, 200) and not any(each.tag in _TITLES for each in element.iterancestors())
 
 

@@ -10,7 +10,7 @@ import codecs
 import re
 from dataclasses import dataclass
 from datetime import date
-from urllib.parse import quote, urljoin
+from urllib.parse import parse_qs, quote, urljoin
 
 from newsletter.errors import CollectError, Finding, Where
 from newsletter.shape import UNPRINTABLE, Field, Reading, read_value
@@ -125,7 +125,7 @@ def clean_url(url: str, base: str = "") -> str | None:
     """The address, absolute and fit for an issue's `url`, or None where it is none: http or https, no user name, no
     @@."""
     try:
-        url = urljoin(base, UNPRINTABLE.sub("", url).strip())
+        url = _unwrapped(urljoin(base, UNPRINTABLE.sub("", url).strip()))
     except ValueError:
         return None
     url = re.sub(r"[\s\"<>\\^`{|}]", lambda match: quote(match[0]), url).replace("@@", "%40%40")
@@ -133,3 +133,33 @@ def clean_url(url: str, base: str = "") -> str | None:
     kind = Field(name="url", kind="url", help="")
     read: str | None = read_value(node, kind, Reading(family="collect", languages=()), at="url")
     return read
+
+
+_WRAPPER = re.compile(
+    r"https?://(?:www\.google\.[a-z.]{2,6}/url|[\w.-]+\.safelinks\.protection\.outlook\.com/|l\.facebook\.com/l\.php)\?(.*)",
+    re.IGNORECASE,
+)
+
+
+def _unwrapped(url: str) -> str:
+    """Where a link leads that an editor or a mailbox has wrapped into one of its own, to count or to check clicks."""
+    wrapper = _WRAPPER.fullmatch(url)
+    inner = parse_qs(wrapper[1]) if wrapper else {}
+    return next((inner[key][0] for key in ("q", "url", "u") if inner.get(key, [""])[0].startswith("http")), url)
+
+
+# --- English or Spanish ---
+
+_SMALL_WORDS = {
+    "en": r"(?:the|of|and|to|is|for|with|on|was|by|that|from|has|have|are|this|at|as|it|will|which|their)",
+    "es": r"(?:el|la|los|las|de|del|que|y|en|para|por|con|una|un|se|su|al|lo|como|más|fue|sobre|este|esta)",
+}
+
+
+def guess_language(text: str) -> str:
+    """The language of a text, "en" or "es", by the small words that each has and the other lacks; "" where they do not
+    decide it."""
+    text = text.lower()
+    counts = {language: len(re.findall(rf"\b{words}\b", text)) for language, words in _SMALL_WORDS.items()}
+    least, most = sorted(counts, key=lambda language: counts[language])
+    return most if counts[most] >= 6 and counts[most] >= 4 * counts[least] else ""

@@ -36,6 +36,12 @@ def load_image(src: str, config: Config, where: Where) -> Image:
         raise refuse("unreadable", "is not a usable file name", "name a file in issues/images") from None
     if not inside:
         help = "put the file itself into issues/images and write images/<name>"
+        if "://" in src:
+            help = "download the picture into issues/images and write images/<name>"
+        elif (folder / src).resolve().is_relative_to(folder) and (folder / src).is_file():
+            help = f"write images/{src}"
+        elif "\\" in src:
+            help = "write / where there is a \\"
         raise refuse("outside", "lies outside issues/images", help)
     if not there:
         raise refuse("missing", "there is no such file", _like(path, folder))

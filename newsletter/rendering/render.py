@@ -24,7 +24,7 @@ from newsletter.content.issue import Block, Issue, Story
 from newsletter.content.markdown import to_html, to_text
 from newsletter.errors import Finding, IssueError, TemplateError, Where
 from newsletter.links import archive_url
-from newsletter.rendering.edition import Edition, Image, Mailbox
+from newsletter.rendering.edition import SLOT, SLOTS, Edition, Image, Mailbox
 from newsletter.rendering.images import load_image
 from newsletter.rendering.inline import inline_css
 from newsletter.rendering.look import Labels, Theme, direction, labels_for, load_labels, load_theme, words_of
@@ -32,7 +32,7 @@ from newsletter.rendering.marks import LineMarks, Origins, at, explain, strip
 from newsletter.rendering.mjml import compile_mjml, lint, normalise
 from newsletter.rendering.plaintext import underline, wrap
 from newsletter.rendering.views import BlockView, GroupView, PictureView, StoryView, TongueView
-from newsletter.shape import Text
+from newsletter.shape import Text, nearest
 from newsletter.source import read_text
 
 LEAD_WIDTH = 536  # pixels: the card's 600 less its padding
@@ -40,6 +40,7 @@ LOGO_HEIGHT = 56
 CONTENTS_FROM = 3  # an issue with fewer stories needs no list of them
 
 Notice = Literal["confirm", "welcome"]
+NOTICES: tuple[Notice, ...] = ("confirm", "welcome")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +328,8 @@ class _Desk:
         language = self.stands_in([("title", story.title), ("summary", story.summary)], story.where, "story ")
         if language is None:
             return None
+        if story.summary.get(self.language):  # a name for a title may be the same in every language; the text is not
+            language = self.language
         title = story.title.get(language) or self.quiet(story.title)
         summary = story.summary.get(language) or self.quiet(story.summary)
         image = None
@@ -427,7 +430,13 @@ class _Desk:
         config = self.config
         context = self.surroundings(context)
         mjml, origins = self.rendered(f"{name}.mjml.j2", context)
-        text, _ = self.rendered(f"{name}.txt.j2", context)
+        text, text_origins = self.rendered(f"{name}.txt.j2", context)
+        for output, places in ((mjml, origins), (text, text_origins)):
+            for slot in SLOT.finditer(output):
+                if slot[1] not in SLOTS:
+                    help = f"the slots are {', '.join(sorted(SLOTS))}"
+                    message = f"{slot[0]} is not a slot{nearest(slot[1], SLOTS)}"
+                    self.report("template.slot", "error", places.find(slot.start()).template, message, help)
         for template, output in ((f"{name}.mjml.j2", mjml), (f"{name}.txt.j2", text)):
             if not output.strip():
                 where = Where(path=config.shown(_find(config, template)))

@@ -20,7 +20,7 @@ from newsletter.checks import FAMILIES, Checked, check_issue, content, message
 from newsletter.checks.examined import Examined
 from newsletter.config import Config, load_config
 from newsletter.content.issue import parse_issue
-from newsletter.errors import Finding, InputError
+from newsletter.errors import Finding, InputError, Where
 from newsletter.rendering.edition import Edition, Image, Mailbox, filled
 from newsletter.rendering.render import sample_root
 
@@ -65,7 +65,7 @@ CONTENT: dict[str, tuple[str, str, str, int]] = {
     "no-summary": ("    summary: {en: It is closed., es: Está cerrado.}\n", "", "warning", 10),
     "no-alt": (", alt: {en: A road, es: Un camino}", "", "warning", 13),
     "placeholder": ("It grinds again.", "…", "error", 9),
-    "relative-link": ("It grinds again.", '"It [grinds](/mill) again."', "warning", 9),
+    "as-typed": ("It grinds again.", '"It [grinds](/mill) again."', "warning", 9),
     "same-link": ("example.org/road", "EXAMPLE.org/mill/#top", "warning", 12),
     "same-title": ("The road", "the  Mill!", "warning", 10),
 }
@@ -255,12 +255,14 @@ def change(path: Path, step: Callable[[str], str]) -> None:
     path.write_text(step(text), "utf-8")
 
 
-def test_an_unknown_slot_in_a_template_is_an_error_that_names_slot_edition_and_language(desk: Config) -> None:
-    change(desk.templates / "digest.mjml.j2", lambda text: text.replace("@@VIEW_URL@@", "@@VIEW@@", 1))
-    found = [each for each in check(desk).findings if each.code == "envelope.unknown-slot"]
-    assert [each.message.partition(",")[0] for each in found] == ["edition 2017-11-19 (en)", "edition 2017-11-19 (es)"]
-    assert all(each.severity == "error" and "@@VIEW@@ is not a slot" in each.message for each in found)
-    assert "VIEW_URL" in found[0].help
+@pytest.mark.parametrize("template", ["digest.mjml.j2", "partials/footer.txt.j2"])
+def test_an_unknown_slot_in_a_template_is_an_error_at_the_template_s_line(desk: Config, template: str) -> None:
+    path = desk.templates / template
+    change(path, lambda text: text.replace("@@VIEW_URL@@", "@@VIEW@@").replace("@@PREFERENCES_URL@@", "@@VIEW@@"))
+    line = next(number for number, text in enumerate(path.read_text("utf-8").split("\n"), 1) if "@@VIEW@@" in text)
+    found = [each for each in check(desk).findings if each.code == "template.slot"]
+    assert found[0].message == '@@VIEW@@ is not a slot, did you mean "VIEW_URL"?'
+    assert found[0].where == Where(path=f"templates/{template}", line=line)
 
 
 def test_a_url_slot_that_is_only_a_part_of_an_attribute_is_an_error_that_names_the_edition(desk: Config) -> None:

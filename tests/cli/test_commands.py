@@ -235,15 +235,30 @@ def test_an_installed_package_makes_a_workspace_and_carries_nothing_private(tmp_
 # --- new ---
 
 
-def test_new_takes_the_coming_end_of_a_week_and_then_the_one_after(say: Run, desk: Path) -> None:
+def test_new_takes_the_coming_end_of_a_week_and_begins_no_other_before_that_is_written(say: Run, desk: Path) -> None:
     spoil(desk / "newsletter.yaml", "week_ends: sunday", "week_ends: friday")
-    for _ in range(2):
-        assert say("new").code == 0
-    first, second = (datetime.date.fromisoformat(path.stem) for path in sorted((desk / "issues").glob("20*"))[1:])
+    assert say("new").code == 0
+    _, name = sorted(path.stem for path in (desk / "issues").glob("20*"))
+    first = datetime.date.fromisoformat(name)
     today = datetime.datetime.now().astimezone().date()
     assert first.weekday() == 4
     assert datetime.timedelta(-1) <= first - today <= datetime.timedelta(6)  # -1: midnight may fall in between
-    assert second - first == datetime.timedelta(7)
+    said = say("new")
+    assert said.code == 1
+    assert f"newsletter new {first + datetime.timedelta(7)}" in said.err
+
+
+def test_what_is_never_read_is_told_and_so_is_what_concerns_the_whole_workspace(say: Run, desk: Path) -> None:
+    (desk / "issues" / "2017-11-26.yml").write_text("date: 2017-11-26\n", "utf-8")
+    spoil(desk / "newsletter.yaml", "Peru Rights Weekly, 1 Example", "Street 5 # 10-20, 1 Example")
+    spoil(desk / "templates" / "theme.yaml", 'ink: "#17202a"', 'ink: "#d0d0d0"')
+    spoil(desk / "templates" / "confirm.txt.j2", "{{ notice.heading|wrap }}", "{{ notice.headin }}")
+    said = say("check")
+    assert said.code == 1
+    assert "issues/2017-11-26.yml: warning: is never read [workspace.stray]" in said.out
+    assert 'postal_address.en: "# 10-20, 1 Example Street, Exampletown" is a comment' in said.out
+    assert "light.ink: a contrast of 1.5 on card" in said.out
+    assert "templates/confirm.txt.j2:1: error" in said.out
 
 
 def test_new_goes_on_with_the_number_and_the_blocks_of_the_issue_before_it(say: Run, desk: Path) -> None:

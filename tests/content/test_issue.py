@@ -180,7 +180,7 @@ SLIPS = {
     "a day that is not": (
         "2017-11-18",
         "2017-11-31",
-        '4:11: stories[0].date: must be a date written as YYYY-MM-DD, is "2017-11-31"',
+        "4:11: stories[0].date: there is no such day as 2017-11-31",
     ),
     "a misspelt key": ("summary:", "sumary:", '6:5: stories[0].sumary: unknown key, did you mean "summary"?'),
     "a key with a capital": ("section:", "Section:", '5:5: stories[0].Section: unknown key, did you mean "section"?'),
@@ -561,3 +561,20 @@ def _findings(raw: bytes, kind: str) -> tuple[Finding, ...]:
     except InputError as error:
         return error.findings
     return ()
+
+
+def test_a_text_cut_by_a_comment_is_a_doubt_and_no_error(config: Config) -> None:
+    text = "date: 2017-11-19\nsubject: Fine of # pesos\nnumber: 3 # three\nstories: []  # none\n"
+    issue = parse_issue(text, PATH, config)
+    assert [(str(each.where), each.severity, each.message) for each in issue.remarks] == [
+        ("issues/2017-11-19.yaml:2:10", "warning", 'subject: "# pesos" is a comment, and not part of the text')
+    ]
+
+
+def test_two_files_of_one_story_in_the_default_language_are_an_error(config: Config) -> None:
+    folder = config.issues / "2017-11-19"
+    folder.mkdir()
+    for name in ("mill.md", "mill.en.md"):
+        (folder / name).write_text("---\ntitle: The mill\ndate: 2017-11-19\n---\nText\n", "utf-8")
+    with pytest.raises(IssueError, match=r"mill\.en\.md: error: is in en, and so is mill\.md beside it"):
+        parse_issue("date: 2017-11-19\n", config.issues / "2017-11-19.yaml", config)

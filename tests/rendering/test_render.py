@@ -265,7 +265,6 @@ def test_an_alt_text_in_another_language_is_reported_and_left_out_where_the_poli
     ("title", "summary", "stand_in"),
     [
         ({"en": "T-en", "es": "T-es"}, {"es": "S-es"}, "es"),
-        ({"es": "T-es"}, {"en": "S-en"}, "es"),
         ({"en": "T-en"}, {"es": "S-es"}, "es"),
         ({"es": "T-es", "qu": "T-qu"}, {"qu": "S-qu"}, "qu"),
     ],
@@ -279,6 +278,13 @@ def test_a_half_translated_story_loses_nothing_and_keeps_together(
     wanted = title.get(stand_in, title.get("en")), summary.get(stand_in, summary.get("en"))
     assert any(f"{wanted[0]}: {wanted[1]} (" in line for line in lines)
     assert any(line.startswith(f" in {stand_in}/") for line in lines)
+
+
+def test_a_name_for_a_title_leaves_the_text_in_its_own_language(config: Config) -> None:
+    text = issue({"title": "Glencore", "date": "2017-11-19", "summary": {"en": "S-en", "es": "S-es"}})
+    edition, findings = render(text, config, "es")
+    assert ("Glencore" in edition.html, "S-es" in edition.html, "S-en" in edition.html) == (True, True, False)
+    assert [each.code for each in findings] == ["translation.missing"]
 
 
 def test_omit_leaves_a_story_out_and_numbers_the_others_without_a_gap(config: Config) -> None:

@@ -1,0 +1,66 @@
+"""What concerns a whole workspace and no single issue: its files, its theme, the mails that are no issues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from newsletter.config import Config
+from newsletter.content.issue import stray_files
+from newsletter.errors import Finding, InputError, Where
+from newsletter.rendering.look import Theme
+from newsletter.rendering.render import NOTICES, Templates, render_notice
+
+ENOUGH = 4.5  # WCAG 2.2, 1.4.3: contrast of a text with what it stands on
+
+# A text's colour and the ground it stands on.
+_PAIRS = (
+    *((text, "card") for text in ("ink", "soft", "muted", "brand")),
+    *((text, "panel") for text in ("ink", "brand")),
+    ("muted", "page"),
+    ("call_ink", "call"),
+    ("call_note", "call"),
+)
+
+
+def check_workspace(config: Config, templates: Templates | None) -> Iterator[Finding]:
+    """Findings about newsletter.yaml, the files beside the issues, the theme, and the mails to members."""
+    yield from config.remarks
+    for path in stray_files(config.issues):
+        help = "an issue is named YYYY-MM-DD.yaml, a story in its folder <name>.md; rename it, or put _ before the name"
+        where = Where(path=config.shown(path))
+        yield Finding(code="workspace.stray", severity="warning", where=where, message="is never read", help=help)
+    if templates:
+        yield from _contrast(templates.theme, config)
+        yield from dict.fromkeys(_notices(config, templates))
+
+
+def _notices(config: Config, templates: Templates) -> Iterator[Finding]:
+    for notice in NOTICES:
+        for language in config.languages:
+            try:
+                yield from render_notice(notice, language, templates)[1]
+            except InputError as error:
+                yield from error.findings
+
+
+def _contrast(theme: Theme, config: Config) -> Iterator[Finding]:
+    for name, colours in (("light", theme.light), ("dark", theme.dark)):
+        for text, ground in _PAIRS:
+            ratio = contrast(colours[text], colours[ground])
+            if ratio < ENOUGH:
+                message = f"{name}.{text}: a contrast of {ratio:.1f} on {ground}, where {ENOUGH} is the least"
+                help = f"make {text} {'darker' if name == 'light' else 'lighter'}, or {ground} the other way"
+                where = Where(path=theme.where.path)
+                yield Finding(code="workspace.contrast", severity="warning", where=where, message=message, help=help)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours written as #rrggbb, 1 to 21 (WCAG 2.2, relative luminance)."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
