@@ -3,7 +3,8 @@
 set -eu
 
 missing=""
-command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing="chromium"
+command -v chromium >/dev/null 2>&1 || missing="chromium"
+[ -n "$(fc-list 2>/dev/null)" ] || missing="$missing fonts-liberation" # without any font a page has no width
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -34,8 +34,10 @@ def find_issue(name: str | None, config: Config) -> Path:
     for path in (Path(name), config.issues / name, config.issues / f"{name}.yaml"):
         if path.is_file():
             return path
-    near = sorted(reversed(paths), key=lambda path: _distance(path.stem, Path(name).stem))
-    hint = f"did you mean {near[0].stem}?" if near else "there are none; write one: newsletter new"
+    hint = "there are none; write one: newsletter new"
+    if paths:
+        near = min(reversed(paths), key=lambda path: _distance(path.stem, Path(name).stem))
+        hint = f"did you mean {near.stem}?"
     raise click.ClickException(f"there is no issue {name}; {hint}")
 
 

@@ -133,14 +133,14 @@ def _marked(lines: Sequence[Line]) -> list[Line]:
         if line.mark in ("=", "~"):
             while kept and kept[-1].words and not kept[-1].mark and wraps(kept, len(kept) - 1):
                 line = replace(line, words=f"{kept.pop().words} {line.words}")
-        elif _plain(line) and (not kept or not kept[-1].words):
+        elif (_plain(line) or (line.mark == "1" and begins)) and (not kept or not kept[-1].words):
             capital = _capitals(line.words)
             while end < len(lines) and _plain(lines[end]) and (not capital or _capitals(lines[end].words)):
                 end += 1
             words = " ".join(each.words for each in lines[at:end])
             below = next((each for each in lines[end:] if each.words or each.rule), None)
             sentence = re.search(r"[.,;:]$|https?://", words)
-            title = len(words) <= 200 and not sentence and below and not below.rule and not below.heading
+            title = len(words) <= 200 and not sentence and below and not below.rule and not below.mark
             if title and (capital or begins):
                 line = replace(line, words=words, mark="^" if capital else "/")
             else:
@@ -211,11 +211,11 @@ def _entries(lines: Sequence[Line], own: int, near: date) -> Iterator[tuple[Head
 
 def _meta_day(line: Line, near: date) -> tuple[date | None, str]:
     """The day on a line that says when and by whom, and the rest of it: "Valley Voice · Sunday, 19 November"."""
-    parts = [part.strip() for part in line.words.split("·")] if len(line.words) <= 150 else []
+    words = re.sub(r"^(?:source|fuente): ", "", line.words, flags=re.IGNORECASE)
+    parts = [part.strip() for part in words.split("·")] if len(words) <= 150 else []
     days = [parse_day(part, near) for part in parts]
     rest = " · ".join(part for part, day in zip(parts, days, strict=True) if not day)
-    day = line.day or next((day for day in days if day), None)
-    return day, re.sub(r"^(?:source|fuente): ", "", rest, flags=re.IGNORECASE)
+    return line.day or next((day for day in days if day), None), rest
 
 
 def _story(lines: Sequence[Line], heading: Heading, end: int, name: str, near: date) -> Clipping:

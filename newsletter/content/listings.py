@@ -97,7 +97,7 @@ _HASHES = re.compile(r"(\s{0,3})(#{1,6})\s+(.*?)\s*#*")
 _BOLD = re.compile(r"(\s*)(\*\*|__)(.+)\2")
 
 
-_MONTH = re.compile(r"\W*([^\W\d_]{3,10}\.?,?\s+(?:de\s+|del\s+)?[0-9]{4})\W*")
+_MONTH = re.compile(r"(?i)\W*([^\W\d_]{3,10}\.?,?\s+(?:de\s+|del\s+)?[0-9]{4})\W*")
 _IN_MONTH = re.compile(r"(\W*)(?:[^\W\d_]{3,9}\.?,?\s+)?([0-9]{1,2})(?:st|nd|rd|th)?\s*(?:[:.)–—-])\s+(\S.*)")
 
 

@@ -230,6 +230,7 @@ class _Level:
     number: int = 1
     marker: str = ""  # of an item, until its first line has been written
     indent: str = ""
+    typed: bool = False  # not by an element of its own
 
 
 class _Writer:
@@ -325,16 +326,16 @@ class _Writer:
             markdown = self.inline(part)
             words = _SIGNS.sub("", part)
             if markdown:
-                bullet = None if heading or self.levels else _BULLET.match(words)
-                if bullet:  # typed, as Word writes its lists
+                bullet = None if heading or self.levels else _BULLET.match(markdown)
+                if bullet and not _START.match(markdown[bullet.end() :]):  # typed, as Word writes its lists
                     words, markdown = words[bullet.end() :], markdown[bullet.end() :]
-                    self.levels.append(_Level(kind="li", marker="- ", indent="  "))
+                    self.levels.append(_Level(kind="li", marker="- ", indent="  ", typed=True))
                 strong = bool(
                     re.fullmatch(f"{_STRONG}[^{_STRONG_END}]*{_STRONG_END}|{_LINK}[^{_URL_END}]*{_URL_END}", part)
                 )
                 urls = tuple(self.urls[int(number)] for number in re.findall(f"{_URL}([0-9]+){_URL_END}", part))
                 self.write(words, markdown, heading=heading, day=day, strong=strong, urls=urls)
-                if bullet:
+                if self.levels and self.levels[-1].typed:
                     self.levels.pop()
 
     def inline(self, text: str) -> str:

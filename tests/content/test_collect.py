@@ -542,10 +542,71 @@ def test_whatever_a_feed_holds_is_skipped_with_a_reason_or_survives(
     if not report.added:
         assert [line.reason for line in report.skipped] == ["has no title"]
         assert not words(title)
+        assert not words(text)
         return
     ((_, story),) = stories(config)
     summary = story.summary.get("en", "")
-    assert words(story.title["en"]) == words(title)
+    if words(title):
+        assert words(story.title["en"]) == words(title)
     assert not slot_problem(story.title["en"] + " " + summary)
     assert "@@" not in (story.url or "")
     assert str(collect(["feed.json"], config, into=config.issues)).endswith("1 skipped; nothing new")
+
+
+ENGLISH = "The mill in the valley has turned for a hundred years, and it will turn for a hundred more, they say."
+SPANISH = "El molino del valle gira desde hace cien años, y los vecinos dicen que va a girar otros cien en el río."
+
+
+def test_texts_without_a_stated_language_go_by_their_words(run: Run, config: Config) -> None:
+    report = run(f"Mill\n19 November 2017\n\n{ENGLISH}\n\nMolino\n18 November 2017\n\n{SPANISH}\n")
+    assert [list(story.title) for _, story in stories(config)] == [["en"], ["es"]]
+    assert [each.code for each in report.problems] == ["collect.language"]
+    assert "1 as es" in report.problems[0].message
+
+
+def test_words_do_not_tell_a_language_where_it_is_stated_or_where_others_might_be_meant(config: Config) -> None:
+    text = f"Molino\n18 November 2017\n\n{SPANISH}\n"
+    Path("a.txt").write_text(text, "utf-8")
+    for number, (known, stated) in enumerate([(config, "en"), (replace(config, languages=("en", "es", "pt")), None)]):
+        report = collect(["a.txt"], known, into=Path(f"into{number}"), language=stated)
+        assert not report.problems
+        assert list(load_issue(Path(f"into{number}/2017-11-19.yaml"), config).stories[0].title) == ["en"]
+
+
+def test_a_block_is_known_by_its_words_whatever_its_name_and_marks(run: Run, config: Config) -> None:
+    before = (
+        "why: {style: call, title: Our aims, text: 'The *Valley Group* exists to keep the valley as it is.', url: "
+        "'https://e.example/x', button: '', note: ''}\n"
+    )
+    (config.issues / "blocks.yaml").write_text(before.replace(", button: '', note: ''", ""), "utf-8")
+    report = run(NOTICES)
+    assert [line.reason for line in report.skipped if line.name == "why"] == [
+        "already in issues/blocks.yaml (the same words)"
+    ]
+    assert "our-aims" not in load_blocks(config.issues / "blocks.yaml", config)
+
+
+def test_the_link_of_a_standing_text_is_kept(run: Run, config: Config) -> None:
+    run(NOTICES.replace("as it is.", "as it is.\n\n    https://e.example/aims?utm_source=x"))
+    assert load_blocks(config.issues / "blocks.yaml", config)["our-aims"].url == "https://e.example/aims"
+
+
+def test_lines_that_end_as_windows_has_it_and_comments_stay(run: Run, config: Config) -> None:
+    path = config.issues / "2017-11-19.yaml"
+    path.write_bytes(
+        b"# kept\r\ndate: 2017-11-19\r\nstories:\r\n  - title: Other  # kept too\r\n    date: 2017-11-19\r\n"
+    )
+    run(NOTICES)
+    assert path.read_text("utf-8").startswith("# kept\ndate: 2017-11-19\nstories:\n  - title: Other  # kept too\n")
+    assert [story.title["en"] for story in load_issue(path, config).stories] == ["Other", "The mill: it reopens"]
+
+
+def test_a_story_moved_to_another_issue_as_a_file_of_its_own_is_known(run: Run, config: Config) -> None:
+    run(rss(item("Mill", link="https://e.example/mill")))
+    ((_, story),) = stories(config)
+    (config.issues / "2017-11-19.yaml").write_text("date: 2017-11-19\n", "utf-8")
+    (config.issues / "2017-12-03").mkdir()
+    (config.issues / "2017-12-03/a.md").write_text(
+        f'---\ntitle: Quite another\ndate: 2017-11-30\ncollected: "{story.collected}"\n---\nText.\n', "utf-8"
+    )
+    assert not run(rss(item("Mill", link="https://e.example/mill"))).added

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from newsletter.config import WEEKDAYS as WEEKDAY_NAMES
-from newsletter.content.dates import MONTHS, WEEKDAYS, find_date, issue_date, parse_date
+from newsletter.content.dates import MONTHS, WEEKDAYS, find_date, issue_date, order_of, parse_date, parse_day
 
 DAY = date(2017, 11, 19)
 
@@ -187,3 +187,40 @@ def test_an_issue_is_dated_the_first_such_weekday_from_the_day_on(day: date, wee
 
 def test_the_last_days_of_the_calendar_have_an_issue_too() -> None:
     assert issue_date(date.max, "sunday") == date.max
+
+
+@pytest.mark.parametrize(
+    ("texts", "read"),
+    [
+        (["05/14/2024", "05/07/2024"], "2024-05-07"),
+        (["14/05/2024", "05/07/2024"], "2024-07-05"),
+        (["14/05/2024", "05/14/2024", "05/07/2024"], "2024-07-05"),
+        (["05/07/2024"], "2024-07-05"),
+    ],
+)
+def test_the_order_of_numbers_is_that_of_the_whole_text(texts: list[str], read: str) -> None:
+    with order_of("\n".join(texts)):
+        assert str(parse_date("05/07/2024")) == read
+    assert str(parse_date("05/07/2024")) == "2024-07-05"
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("Sunday, 19 November", "2017-11-19"),
+        ("domingo 19 de noviembre", "2017-11-19"),
+        ("November 26", "2017-11-26"),
+        ("31 December", "2016-12-31"),
+        ("19 November 2015", "2015-11-19"),
+        ("29 February", "2016-02-29"),
+        ("November", None),
+        ("19 people", None),
+    ],
+)
+def test_a_day_without_its_year_is_the_last_one_before_the_issue(text: str, day: str | None) -> None:
+    found = parse_day(text, date(2017, 11, 19))
+    assert (str(found) if found else None) == day
+
+
+def test_a_year_of_four_digits_is_no_short_one() -> None:
+    assert parse_date("1 Jan 0001") is None

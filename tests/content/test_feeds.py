@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from xml.sax.saxutils import escape as xml
 
 import pytest
 from hypothesis import given, settings
@@ -301,3 +302,39 @@ def test_a_json_feed_may_hold_anything(anything: object) -> None:
 def test_no_xml_breaks_the_reader(text: str) -> None:
     found = read_feed(f"<rss><channel><item><title>x{text}</title></item></channel></rss>", "feed.xml")
     assert found.stories[0].title.startswith("x") or found.findings
+
+
+def test_a_note_without_a_title_has_its_first_sentence_for_one() -> None:
+    note = item(title="", description=xml("<p>The court has ruled. Read <a href='https://c.example/1'>it</a>.</p>"))
+    story = one(rss(note))
+    assert (story.title, story.problem) == ("The court has ruled.", "")
+    assert story.summary == "The court has ruled. Read [it](https://c.example/1)."
+    assert one(rss(item(title="", description="Short *note*"))).summary == ""
+    long = one(rss(item(title="", description="word " * 40))).title
+    assert long.endswith("word…")
+    assert len(long) <= 81
+
+
+def test_a_date_that_only_the_title_tells_is_read() -> None:
+    assert str(one(rss(item(title="Notes of 19 November 2017", pubDate=""))).date) == "2017-11-19"
+    assert one(rss(item(pubDate="Mon, 01 Jan 0001 00:00:00 +0000"))).date is None
+
+
+def test_entities_and_signs_that_xml_does_not_know_are_read_without_a_warning() -> None:
+    feed = "<rss version='2.0'><channel><title>V</title><link>https://v.example/</link><item><title>Caf&eacute; AT&T</title>"
+    feed += "<link>https://v.example/?a=1&b=2</link><pubDate>19 Nov 2017</pubDate>"
+    feed += "<description><![CDATA[<a href='/x?a=1&b=2'>x</a> &eacute;]]></description></item></channel></rss>"
+    read = read_feed(feed, "feed.xml")
+    assert read.findings == ()
+    assert (read.stories[0].title, read.stories[0].url) == ("Café AT&T", "https://v.example/?a=1&b=2")
+    assert read.stories[0].summary == "[x](https://v.example/x?a=1&b=2) é"
+
+
+def test_what_stands_around_a_text_in_feeds_of_well_known_systems_goes() -> None:
+    drupal = (
+        '<span class="field field--name-title">T</span><span class="field field--name-uid">admin</span>'
+        '<span class="field field--name-created">Tue</span><div class="field--name-body"><p>Body.</p></div>'
+    )
+    medium = "<h3>Title</h3><p>Body.</p><p><a href='https://m.example/'>T</a> was originally published in <a href='https://m.example/'>P</a> on Medium, where more.</p>"
+    for html in (drupal, medium, "&lt;p&gt;Body.&lt;/p&gt;"):
+        assert one(rss(item(title="Title", description=xml(html)))).summary == "Body."

@@ -320,3 +320,35 @@ def test_the_listing_this_program_was_written_for_is_read_whole() -> None:
     words = re.sub(r"[0-9]{2} (October|November) 2017\n", "\n", text)
     assert re.findall(r"\w+", told) == re.findall(r"\w+", words)
     assert "\\" not in told  # nothing in it needs escaping
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "May 2024\n\n14: Mill\nIt turns.\n\n12: Dogs\nOn leads.\n\nApril 2024\n\n30: Cats\nThey sleep.\n",
+        "MAYO DE 2024\n\nMartes 14 - Mill\nIt turns.\n\nDomingo 12 - Dogs\nOn leads.\n\nABRIL DE 2024\n\nMartes 30 - Cats\nThey sleep.\n",
+    ],
+)
+def test_days_under_the_heading_of_a_month_are_dates(text: str) -> None:
+    found = read_listing(text, "list.txt").stories
+    assert [(str(each.date), each.title, each.summary) for each in found] == [
+        ("2024-05-14", "Mill", "It turns."),
+        ("2024-05-12", "Dogs", "On leads."),
+        ("2024-04-30", "Cats", "They sleep."),
+    ]
+
+
+def test_titles_with_a_link_each_share_the_date_above_them() -> None:
+    text = "14 May 2024\n\nMill\nhttps://e.example/m\n\nDogs\nhttps://e.example/d\n\n12 May 2024\n\nCats\nhttps://e.example/c\n"
+    assert [(str(each.date), each.title, each.url) for each in read_listing(text, "list.txt").stories] == [
+        ("2024-05-14", "Mill", "https://e.example/m"),
+        ("2024-05-14", "Dogs", "https://e.example/d"),
+        ("2024-05-12", "Cats", "https://e.example/c"),
+    ]
+
+
+def test_an_outline_of_org_mode_is_read() -> None:
+    found = read_listing(
+        "* Mill\n<2024-05-14 Tue>\nIt turns.\n* Dogs\n<2024-05-12 Sun>\nOn leads.\n", "list.org"
+    ).stories
+    assert [(str(each.date), each.title) for each in found] == [("2024-05-14", "Mill"), ("2024-05-12", "Dogs")]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from newsletter.cli import run
 from newsletter.config import Config
-from newsletter.content.collect import collect, read_source
+from newsletter.content.collect import collect
 from newsletter.content.issue import Story, load_issue
 from newsletter.content.mails import is_mail, read_mail
 from newsletter.errors import CollectError
@@ -84,8 +85,6 @@ def rows(stories: tuple[Story, ...]) -> list[tuple[str, str, str | None, str]]:
 
 @pytest.mark.parametrize("suffix", ["html", "txt", "eml"])
 def test_our_own_issue_comes_back_as_its_stories(config: Config, suffix: str) -> None:
-    from newsletter.cli import main
-
     path = config.issues / "2024-05-19.yaml"
     path.write_text(
         "date: 2024-05-19\nnumber: 5\nintro: Dear friends, here is the news.\nstories:\n"
@@ -93,16 +92,14 @@ def test_our_own_issue_comes_back_as_its_stories(config: Config, suffix: str) ->
         "    date: 2024-05-14\n    section: land\n    url: https://e.example/mill\n    source: Valley Voice\n"
         "    summary: |\n      The wheel turns.\n\n      Come and see.\n"
         "  - title: Dogs\n    date: 2024-05-13\n    section: justice\n    summary: On leads.\n"
-        "  - title: Cats\n    date: 2024-05-13\n    section: justice\n    url: https://e.example/cats\n    summary: At home.\n",
+        "  - title: Cats\n    date: 2024-05-13\n    section: justice\n    url: https://e.example/cats\n"
+        "    summary: At home.\n",
         "utf-8",
     )
     before = load_issue(path, config).stories
-    assert main(["build", "2024-05-19", "--out", "out"]) == 0
+    assert run(["build", "2024-05-19", "--out", "out"]) == 0
     into = Path("again")
     collect([f"out/en.{suffix}"], config, into=into)
     after = load_issue(into / "2024-05-19.yaml", config).stories
     assert sorted(rows(after)) == sorted(rows(before))
-    assert {each.title["en"]: each.summary for each in after} == {
-        each.title["en"]: {"en": text.strip() for text in each.summary.values()} for each in before
-    }
-    assert read_source(f"out/en.{suffix}").stories
+    assert sorted(each.summary["en"].strip() for each in after) == sorted(each.summary["en"].strip() for each in before)

@@ -246,3 +246,46 @@ def test_pages_nested_beyond_reason_lose_no_words(tag: str) -> None:
 )
 def test_a_page_is_known_by_its_tags(text: str, page: bool) -> None:
     assert is_page(text) is page
+
+
+TERM_TITLES = """
+<dl><dt><a href="mill">The mill reopens</a></dt><dd>19 November 2017</dd><dd>The wheel <b>turns</b>.</dd>
+<dt><a href="/dogs">Dogs &amp; their owners</a></dt><dd>12 November 2017</dd><dd><p>On leads.</p><p>Please.</p></dd></dl>
+"""
+BUTTONS = """
+<div class="card"><small>Nov 19, 2017</small><h5 class="card-title">The mill reopens</h5><p>The wheel <b>turns</b>.</p><a href="mill" class="btn btn-primary">Go on</a></div>
+<div class="card"><small>Nov 12, 2017</small><h5 class="card-title">Dogs &amp; their owners</h5><p>On leads.</p><p>Please.</p><a href="/dogs" class="btn">Go on</a></div>
+"""
+TOLD_TWICE = """
+<div class="item"><time datetime="2017-11-19">19</time><div class="title"><a href="mill">The mill reopens</a></div><p>The wheel <b>turns</b>.</p><time datetime="2017-11-19">19</time></div>
+<div class="item"><time datetime="2017-11-12">12</time><div class="title"><a href="/dogs">Dogs &amp; their owners</a></div><p>On leads.</p><p>Please.</p></div>
+"""
+
+
+@pytest.mark.parametrize("body", [TERM_TITLES, BUTTONS, TOLD_TWICE])
+def test_an_index_is_read_where_its_dates_or_links_stand_apart(body: str) -> None:
+    first, second = stories(FRAME % body)
+    assert [str(each.date) for each in (first, second)] == ["2017-11-19", "2017-11-12"]
+    assert (first.title, first.summary, first.url) == ("The mill reopens", "The wheel **turns**.", f"{AT}mill")
+    assert (second.title, second.summary) == ("Dogs & their owners", "On leads.\n\nPlease.")
+
+
+def test_a_date_counted_from_today_is_named() -> None:
+    body = CARDS.replace('<time datetime="2017-11-19T09:00:00Z">19 Nov</time>', "<span>Hace 3 días</span>", 1)
+    found = read_page(FRAME % (body + CARDS), "page.html", AT).stories
+    assert found[0].problem == 'has a date that cannot be read: "Hace 3 días"'
+
+
+def test_a_press_release_has_the_date_of_its_first_line() -> None:
+    html = '<html><head><link rel="canonical" href="https://v.example/a"></head><body><h1>A ruling</h1><p>Lima, 14 May 2024.– The group <a href="/b">said</a> so.</p></body></html>'
+    (story,) = read_page(html, "page.html").stories
+    assert (str(story.date), story.title, story.url) == ("2024-05-14", "A ruling", "https://v.example/a")
+    assert story.summary == "Lima, 14 May 2024.– The group [said](https://v.example/b) so."
+
+
+def test_a_day_s_heading_may_end_with_its_weekday_and_stand_under_a_month_s() -> None:
+    body = "<h2>May 2024</h2><h3>14 May 2024 (Tuesday)</h3><ul><li>The mill turns.</li></ul><h3>13 May 2024 (Monday)</h3><ul><li>Dogs bark.</li></ul>"
+    assert [(str(each.date), each.title) for each in stories(f"<html><body>{body}</body></html>")] == [
+        ("2024-05-14", "The mill turns."),
+        ("2024-05-13", "Dogs bark."),
+    ]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from lxml.html import fragment_fromstring
 from markdown_it import MarkdownIt
 
-from newsletter.content.markup import escape, html_line, html_markdown, plain_markdown
-from newsletter.content.prose import clean, clean_line, clean_url
+from newsletter.content.markup import escape, html_line, html_markdown, markdown_words, plain_markdown
+from newsletter.content.prose import clean, clean_line, clean_url, guess_language
 
 AT = "https://valley.example.org/news/"
 
@@ -66,6 +66,9 @@ def test_plain_text_is_seen_in_markdown_as_it_was(text: str) -> None:
         max_size=5,
     )
 )
+@example([("a href='http://e.example/x'", "\\["), ("", "](")])
+@example([("", "!"), ("a href='http://e.example/x'", "a")])
+@example([("em", "1"), ("a href='http://e.example/x'", ""), ("em", "1")])
 def test_html_is_seen_in_markdown_as_it_was(parts: list[tuple[str, str]]) -> None:
     def quoted(text: str) -> str:
         return text.replace("&", "&amp;").replace("<", "&lt;")
@@ -112,6 +115,11 @@ def test_control_characters_go_and_every_line_end_is_one() -> None:
         (" /ñ b|c ", "https://valley.example.org/ñ%20b%7Cc"),
         ("//other.example/", "https://other.example/"),
         ("/@@X@@", "https://valley.example.org/%40%40X%40%40"),
+        ("https://www.google.com/url?q=https://e.example/a%3Fb&sa=D", "https://e.example/a?b"),
+        (
+            "https://eur01.safelinks.protection.outlook.com/?url=https%3A%2F%2Fe.example%2Fa&data=x",
+            "https://e.example/a",
+        ),
         ("javascript:x()", None),
         ("mailto:a@b.example", None),
         ("https://user@e.example/", None),
@@ -142,6 +150,9 @@ def test_an_address_is_made_absolute_and_fit_or_refused(url: str, clean: str | N
         ("<pre>a\n  b</pre>", "a\\\nb"),
         ("a<!-- b -->c<div hidden>d</div><p style='display: none'>e</p>", "ac"),
         ("<p>a<br><br>b<br/>c</p>", "a\n\nb\\\nc"),
+        ("<p><b style='font-weight:normal'>a <span style='font-weight: 700'>b</span></b></p>", "a **b**"),
+        ("<p>• - a</p><p><b>• b</b></p>", "• - a\n\n**• b**"),
+        ("<p>· a</p><p>•&nbsp; b</p><p>c</p>", "- a\n- b\n\nc"),
         ("plain\ntext\n\nof &eacute; lines", "plain text\n\nof é lines"),
     ],
 )
@@ -152,3 +163,24 @@ def test_html_becomes_markdown(html: str, markdown: str) -> None:
 def test_html_becomes_a_line() -> None:
     assert html_line("<b>A</b>&amp;B<br>c <script>d</script><p>e</p>") == "A&B c e"
     assert html_line("5 &lt; 6 &amp;amp;") == "5 < 6 &amp;"
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("The mill of the valley has turned for years and it will turn for more.", "en"),
+        ("El molino del valle gira desde siempre y los vecinos dicen que en el río hay más.", "es"),
+        ("El molino.", ""),
+        ("El molino del valle y los vecinos. The mill of the valley and the people for it.", ""),
+        ("Le moulin de la vallée tourne et il tournera encore pour nous.", ""),
+    ],
+)
+def test_a_language_is_guessed_only_where_its_small_words_decide(text: str, language: str) -> None:
+    assert guess_language(text) == language
+
+
+def test_the_words_of_markdown_are_those_of_its_html() -> None:
+    markdown = html_markdown(
+        "<p>5 * 3, <b>bold</b>er <a href='x'>a [b]</a></p><ul><li>c_d</li></ul><p>1. e<br>f</p>", AT
+    )
+    assert markdown_words(markdown) == "5 * 3, bolder a [b] c_d 1. e f"
