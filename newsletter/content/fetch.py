@@ -31,9 +31,8 @@ from newsletter.errors import Where
 Address = IPv4Address | IPv6Address
 
 # Beyond what `ipaddress` of Python 3.11 calls not global: Azure's metadata and DNS, whose address is a public one;
-# IETF protocol assignments (RFC 6890), where Oracle has its metadata; 6to4 relays (RFC 7526); site-local addresses
-# (RFC 3879).
-# (2002::/16 is 6to4, given up by RFC 7526; Python's own answer differs from version to version.)
+# IETF protocol assignments (RFC 6890), where Oracle has its metadata; 6to4, given up by RFC 7526, on which Python's own
+# answer differs from version to version; site-local addresses (RFC 3879).
 _CLOSED = tuple(map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "2002::/16")))
 # IPv6 addresses that stand for an IPv4 address: NAT64 (RFC 6052, RFC 8215), IPv4-compatible (RFC 4291 §2.5.5.1).
 _CARRIERS = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
