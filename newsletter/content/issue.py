@@ -5,7 +5,7 @@ name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -258,18 +258,6 @@ def parse_blocks(text: str, name: str, config: Config) -> dict[str, Block]:
     return blocks
 
 
-def pick(text: Text, language: str, config: Config) -> tuple[str, str]:
-    """The text for an edition and the language it is in: its own, or else the first of the workspace's that is there.
-
-    ("", language) where there is none. What to do with a text in another language is the caller's business
-    (`missing_translation`).
-    """
-    for candidate in (language, *config.languages):
-        if text.get(candidate):
-            return text[candidate], candidate
-    return "", language
-
-
 def _check_slots(record: Record, shape: Shape, reading: Reading, *, at: str = "") -> None:
     """Reports Markdown that makes a slot, or a link with one in it, out of signs that are none (`&#64;`,
     backslashes).
@@ -448,15 +436,3 @@ def _merged(original: Story, translation: Story) -> Story:
         source={**translation.source, **original.source},
         summary={**translation.summary, **original.summary},
     )
-
-
-def all_issues(paths: Iterable[Path], config: Config) -> tuple[list[Issue], list[Finding]]:
-    """Every issue of `paths` that loads, and the findings of those that do not."""
-    issues: list[Issue] = []
-    findings: list[Finding] = []
-    for path in paths:
-        try:
-            issues.append(load_issue(path, config))
-        except IssueError as error:
-            findings += error.findings
-    return issues, findings

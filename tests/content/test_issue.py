@@ -20,13 +20,11 @@ from newsletter.content.format import format_issue
 from newsletter.content.issue import (
     ISSUE,
     Issue,
-    all_issues,
     issue_paths,
     load_blocks,
     load_issue,
     parse_blocks,
     parse_issue,
-    pick,
 )
 from newsletter.errors import Finding, InputError, IssueError
 from newsletter.shape import json_schema
@@ -135,29 +133,6 @@ def test_issue_files_are_those_named_by_a_date_oldest_first(config: Config) -> N
 def test_a_missing_folder_of_issues_holds_none(config: Config) -> None:
     shutil.rmtree(config.issues)
     assert issue_paths(config.issues) == []
-
-
-def test_issues_that_load_are_kept_beside_the_findings_of_those_that_do_not(config: Config) -> None:
-    paths = [put(config, "2017-11-12.yaml", "nonsense"), put(config, "2017-11-19.yaml", GOOD)]
-    issues, findings = all_issues(paths, config)
-    assert [issue.name for issue in issues] == ["2017-11-19"]
-    assert [str(each.where) for each in findings] == ["issues/2017-11-12.yaml:1:1"]
-
-
-@pytest.mark.parametrize(
-    ("text", "language", "picked"),
-    [
-        ({"en": "A", "es": "B"}, "es", ("B", "es")),
-        ({"en": "A"}, "es", ("A", "en")),
-        ({"es": "B"}, "en", ("B", "es")),
-        ({"en": "", "es": "B"}, "en", ("B", "es")),
-        ({}, "es", ("", "es")),
-    ],
-)
-def test_a_text_is_picked_in_its_language_or_the_first_there_is(
-    config: Config, text: dict[str, str], language: str, picked: tuple[str, str]
-) -> None:
-    assert pick(text, language, config) == picked
 
 
 # --- files that real editors make: what is replaced in GOOD by what, and all that is said about it ---
