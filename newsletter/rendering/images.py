@@ -6,11 +6,13 @@ import hashlib
 import io
 from pathlib import Path
 
-import imagesize
-
 from newsletter.config import Config
 from newsletter.errors import Finding, IssueError, Where
 from newsletter.rendering.edition import Image
+from newsletter.rendering.offline import offline
+
+with offline():
+    import imagesize
 
 MAX_BYTES = 5 * 1024 * 1024
 
