@@ -42,7 +42,7 @@ def _envelope(edition: Edition, config: Config, where: Where, examined: Examined
     except InputError as error:
         yield from error.findings
     except NewsletterError as error:
-        yield _finding("envelope", "error", where, f"({edition.language}) {error}", "mend the text that it names")
+        yield _finding("envelope", "error", where, f"({edition.language}) {error}", "correct the text that it names")
     if edition.kind == "bulk":
         for part, text in (("HTML", edition.html), ("text", edition.text)):
             if "@@UNSUBSCRIBE_URL@@" not in text:

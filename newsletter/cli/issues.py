@@ -22,13 +22,17 @@ from newsletter.source import read_text
 
 
 def find_issue(name: str | None, config: Config) -> Path:
-    """The issue that a user means by a path, a date ("2017-11-19") or nothing (the newest). ClickException if there
-    is none.
+    """The issue that a user means by a path, a date ("2017-11-19") or nothing (the newest).
+
+    Raises ClickException where there is none.
     """
     paths = issue_paths(config.issues)
     if name is None:
         if not paths:
-            strays = "".join(f"; {config.shown(path)} is no issue's name (YYYY-MM-DD.yaml)" for path in _strays(config))
+            strays = "".join(
+                f"; {config.shown(path)} is no issue's name (YYYY-MM-DD.yaml)"
+                for path in stray_files(config.issues)[:3]
+            )
             raise click.ClickException(f"no issues in {config.shown(config.issues)}{strays}; write one: newsletter new")
         return paths[-1]
     for path in (Path(name), config.issues / name, config.issues / f"{name}.yaml"):
@@ -39,10 +43,6 @@ def find_issue(name: str | None, config: Config) -> Path:
         near = min(reversed(paths), key=lambda path: _distance(path.stem, Path(name).stem))
         hint = f"did you mean {near.stem}?"
     raise click.ClickException(f"there is no issue {name}; {hint}")
-
-
-def _strays(config: Config) -> list[Path]:
-    return stray_files(config.issues)[:3]
 
 
 def _distance(stem: str, wanted: str) -> float:

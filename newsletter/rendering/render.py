@@ -154,8 +154,7 @@ def issue_mjml(issue: Issue, language: str, templates: Templates) -> str:
 def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, str, dict[str, Any]]:
     """The desk an edition is made at, its subject, and what the digest's templates see."""
     config = templates.config
-    words, findings = labels_for(language, templates.labels, config, _find(config, "labels.yaml"))
-    desk = _Desk(language=language, templates=templates, words=words, findings=findings)
+    desk = _desk(language, templates)
     groups = _grouped(issue, desk)
     stories = [view for group in groups for view in group.stories]
     blocks = [(block.style, view) for block in issue.blocks if (view := desk.block(block))]
@@ -176,8 +175,8 @@ def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, s
     context = {
         "issue": {
             "name": issue.name,
-            "number": words["number"].format(number=issue.number) if issue.number is not None else "",
-            "date": words.date(issue.date),
+            "number": desk.words["number"].format(number=issue.number) if issue.number is not None else "",
+            "date": desk.words.date(issue.date),
             "subject": subject,
             "subject_in": subject_in,
             "preheader": preheader or _preheader(subject, stories),
@@ -198,14 +197,19 @@ def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, s
 
 def render_notice(notice: Notice, language: str, templates: Templates) -> tuple[Edition, list[Finding]]:
     """The mail that asks for confirmation, or welcomes, in one language. Raises TemplateError."""
-    config = templates.config
-    words, findings = labels_for(language, templates.labels, config, _find(config, "labels.yaml"))
-    desk = _Desk(language=language, templates=templates, words=words, findings=findings)
-    title = desk.quiet(config.title)
+    desk = _desk(language, templates)
+    words = desk.words
+    title = desk.quiet(templates.config.title)
     texts = {key: words[f"{notice}_{key}"].format(title=title) for key in ("subject", "heading", "text", "button")}
     if notice == "confirm":
         texts["note"] = words["confirm_note"].format(title=title)
     return desk.edition(notice, texts["subject"], {"notice": texts}, key=notice), desk.findings
+
+
+def _desk(language: str, templates: Templates) -> _Desk:
+    config = templates.config
+    words, findings = labels_for(language, templates.labels, config, _find(config, "labels.yaml"))
+    return _Desk(language=language, templates=templates, words=words, findings=findings)
 
 
 def _preheader(subject: str, stories: Sequence[StoryView]) -> str:

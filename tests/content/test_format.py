@@ -276,3 +276,18 @@ def test_new_texts_are_plain_strings_where_there_is_one_language_and_maps_where_
     text = "date: 2017-11-19\n"
     assert "  - title:\n      en: New\n" in add_stories(text, [story], PATH, config)
     assert "  - title: New\n" in add_stories(text, [story], PATH, replace(config, languages=("en",)))
+
+
+def test_a_doubt_about_a_story_in_a_folder_does_not_keep_it_from_its_canonical_form(config: Config) -> None:
+    folder = config.issues / "2017-11-19"
+    folder.mkdir()
+    path = folder / "one.md"
+    path.write_text("---\ndate: 2017-11-18\ntitle: One # of two\n---\nBody\n")
+    assert format_story(path.read_text(), path, config).startswith("---\ntitle: One # of two\ndate: 2017-11-18\n")
+
+
+def test_formatting_does_not_settle_whether_a_comment_was_meant_as_text(config: Config) -> None:
+    text = "date: 2017-11-19 # Sunday\nsubject: Fine of # pesos\nintro: A road # 10\n"
+    formatted = format_issue(text, PATH, config)
+    assert formatted == "date: 2017-11-19  # Sunday\nsubject: Fine of # pesos\nintro: A road # 10\n"
+    assert len(parse_issue(formatted, PATH, config).remarks) == 2
