@@ -32,6 +32,37 @@ SENDER = Shape(
     ),
 )
 
+SMTP = Shape(
+    name="smtp",
+    fields=(
+        Field(name="host", kind="string", required=True, help="The mail server, such as `smtp.example.org`."),
+        Field(name="port", kind="integer", default=0, help="Its port. Default: 587, or 465 when `security` is `tls`."),
+        Field(
+            name="security",
+            kind="choice",
+            choices=("auto", "starttls", "tls", "none"),
+            default="auto",
+            help="`starttls` and `tls` refuse to go on without encryption. `auto`: `none` for a server on this machine, "
+            "`starttls` for every other.",
+        ),
+        Field(
+            name="username",
+            kind="string",
+            default="",
+            help="The account, where the server asks for one. Its password is NEWSLETTER_SMTP_PASSWORD.",
+        ),
+        Field(name="connections", kind="integer", default=4, help="How many connections are held open, 1 to 100."),
+        Field(name="timeout", kind="integer", default=60, help="How many seconds to wait for an answer."),
+        Field(
+            name="bounces",
+            kind="string",
+            default="",
+            help="A domain whose mail reaches you, such as `bounce.example.org`: each message gets a return path of its "
+            "own under it, so that a bounce tells whose it is. Default: bounces go to the sender's address.",
+        ),
+    ),
+)
+
 CONFIG = Shape(
     name="configuration",
     fields=(
@@ -109,12 +140,43 @@ CONFIG = Shape(
         Field(
             name="list", kind="word", default="weekly", help="The list an issue goes to. Its name is part of List-ID."
         ),
-        Field(name="provider", kind="choice", choices=("outbox",), default="outbox", help="The way out for messages."),
+        Field(
+            name="provider",
+            kind="choice",
+            choices=("outbox", "smtp"),
+            default="outbox",
+            help="The way out for messages.",
+        ),
         Field(
             name="outbox",
             kind="string",
             default="build/outbox",
             help="The folder (a Maildir) in which the outbox provider leaves messages.",
+        ),
+        Field(
+            name="smtp",
+            kind=SMTP,
+            help="The mail server of the smtp provider.",
+            example="smtp: {host: smtp.example.org, username: news}",
+        ),
+        Field(
+            name="recorders",
+            kind="string",
+            default="subscribers/recorders",
+            help="The folder for flight recorders, which tell after a crash what had left. On a disk of this machine.",
+        ),
+        Field(
+            name="grace",
+            kind="integer",
+            default=3600,
+            help="After so many seconds without a worker, an unfinished mailing waits for somebody to say `resume`: the "
+            "database may be an old copy.",
+        ),
+        Field(
+            name="retention",
+            kind="integer",
+            default=730,
+            help="After so many days a delivery forgets its address. 0: never.",
         ),
     ),
 )
@@ -131,6 +193,20 @@ class Variable:
 ENVIRONMENT = (
     Variable(name="NEWSLETTER_BASE_URL", help="Replaces `base_url`, for a staging copy of the workspace."),
     Variable(name="NEWSLETTER_SECRET_KEY", help="Signs the links in messages. At least 32 characters; never in git."),
+    Variable(
+        name="NEWSLETTER_RETIRED_KEYS",
+        help="Former secret keys with spaces between, newest first: links signed with them stay valid.",
+    ),
+    Variable(
+        name="NEWSLETTER_PEPPER",
+        help="Turns addresses into the keys under which they are known, suppressed and erased. At least 32 characters; "
+        "never changes, never in git: without it no suppression is recognised.",
+    ),
+    Variable(
+        name="DATABASE_URL",
+        help="`postgresql://user:password@host/name`. Default: SQLite, in subscribers/newsletter.sqlite3.",
+    ),
+    Variable(name="NEWSLETTER_SMTP_PASSWORD", help="The password of the smtp provider's account."),
 )
 
 
@@ -140,6 +216,18 @@ class Sender:
     address: str
     reply_to: str | None
     unsubscribe: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smtp:
+    host: str
+    port: int
+    security: Literal["starttls", "tls", "none"]
+    username: str
+    connections: int
+    timeout: int  # seconds
+    bounces: str  # a domain, or ""
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +249,29 @@ class Config:
     list: str
     provider: str
     outbox: Path
+    smtp: Smtp | None
+    recorders: Path
+    grace: int  # seconds
+    retention: int  # days; 0: for ever
+    database_url: str = field(default="", repr=False)  # "": SQLite at `database`
     secret_key: str = field(default="", repr=False)
+    retired_keys: tuple[str, ...] = field(default=(), repr=False)
+    pepper: str = field(default="", repr=False)
     marks: Mapping[str, Where] = field(default_factory=dict, repr=False, compare=False)
     remarks: tuple[Finding, ...] = field(default=(), repr=False, compare=False)  # doubts of the reader, no errors
 
     @property
     def default_language(self) -> str:
         return self.languages[0]
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file, where DATABASE_URL names no other database."""
+        return self.root / "subscribers" / "newsletter.sqlite3"
+
+    @property
+    def lists(self) -> Path:
+        return self.root / "subscribers" / "lists.yaml"
 
     @property
     def issues(self) -> Path:
@@ -220,6 +324,7 @@ def load_config(root: Path, environ: Mapping[str, str] | None = None) -> Config:
             variables = _environment(root, os.environ if environ is None else environ, reading)
             values = dict(record.values)
             _check_base_url(values["base_url"], "base_url", record.marks.get("base_url"), reading)
+            _check_ways_out(values, record.marks, reading)
             if variables.get("NEWSLETTER_BASE_URL"):
                 values["base_url"] = variables["NEWSLETTER_BASE_URL"]
             if not reading.failed:
@@ -262,11 +367,29 @@ def _config(
         list=values["list"],
         provider=values["provider"],
         outbox=root / values["outbox"],
+        smtp=_smtp(values["smtp"].values, variables) if values["smtp"] else None,
+        recorders=root / values["recorders"],
+        grace=values["grace"],
+        retention=values["retention"],
+        database_url=variables.get("DATABASE_URL", ""),
         secret_key=variables.get("NEWSLETTER_SECRET_KEY", ""),
+        retired_keys=tuple(variables.get("NEWSLETTER_RETIRED_KEYS", "").split()),
+        pepper=variables.get("NEWSLETTER_PEPPER", ""),
         marks=marks,
         remarks=remarks,
     )
 
+
+def _smtp(values: Mapping[str, Any], variables: Mapping[str, str]) -> Smtp:
+    security = values["security"]
+    if security == "auto":
+        security = "none" if values["host"] in LOOPBACK else "starttls"
+    port = values["port"] or (465 if security == "tls" else 587)
+    password = variables.get("NEWSLETTER_SMTP_PASSWORD", "")
+    return Smtp(**{**values, "security": security, "port": port, "password": password})
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _LINE = re.compile(r"""(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*("[^"]*"|'[^']*'|[^\s"'#].*?|)(?:\s+#.*)?""")
 
@@ -294,23 +417,42 @@ def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> di
                 value = value[1:-1]
             found[name], places[name] = value, where
     for name, value in environ.items():
-        if name.startswith("NEWSLETTER_") and value:
+        if (name.startswith("NEWSLETTER_") or name in known) and value:
             found[name], places[name] = value, Where(path="the environment")
     for name in found:
         if name.startswith("NEWSLETTER_") and name not in known:
             help = f"known variables: {', '.join(known)}"
             reading.report("env", places[name], f"{name}: unknown variable{nearest(name, known)}", help)
-    secret = found.get("NEWSLETTER_SECRET_KEY", "")
-    if secret and len(secret) < 32:
-        help = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
-        message = "NEWSLETTER_SECRET_KEY: shorter than 32 characters"
-        reading.report("env", places["NEWSLETTER_SECRET_KEY"], message, help)
+    for name in ("NEWSLETTER_SECRET_KEY", "NEWSLETTER_RETIRED_KEYS", "NEWSLETTER_PEPPER"):
+        value = found.get(name, "")
+        secrets = value.split() if name == "NEWSLETTER_RETIRED_KEYS" else [value] if value else []
+        if any(len(secret) < 32 for secret in secrets):
+            help = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+            reading.report("env", places[name], f"{name}: shorter than 32 characters", help)
+    if found.get("DATABASE_URL") and not re.match("postgres(ql)?://[^/]", found["DATABASE_URL"]):
+        help = "write postgresql://user:password@host/name, or leave it out for SQLite"
+        reading.report("env", places["DATABASE_URL"], "DATABASE_URL: not a PostgreSQL address", help)
     if found.get("NEWSLETTER_BASE_URL"):
         node = Scalar(text=found["NEWSLETTER_BASE_URL"], where=places["NEWSLETTER_BASE_URL"], plain=False)
         setting = cast("Field", CONFIG.field("base_url"))
         found["NEWSLETTER_BASE_URL"] = read_value(node, setting, reading, at="NEWSLETTER_BASE_URL") or ""
         _check_base_url(found["NEWSLETTER_BASE_URL"], "NEWSLETTER_BASE_URL", node.where, reading)
     return found
+
+
+def _check_ways_out(values: Mapping[str, Any], marks: Mapping[str, Where], reading: Reading) -> None:
+    if values["provider"] == "smtp" and not values["smtp"]:
+        help = "add smtp: {host: smtp.example.org}, see docs/settings.md"
+        reading.report("missing", marks["provider"], "provider: smtp needs the settings of `smtp`", help)
+    if values["smtp"]:
+        record = values["smtp"]
+        for name, least, most in (("port", 0, 65535), ("connections", 1, 100), ("timeout", 1, 3600)):
+            if not least <= record[name] <= most:
+                where = record.marks.get(name, record.where)
+                reading.report("value", where, f"smtp.{name}: {record[name]}", f"write a number from {least} to {most}")
+    for name in ("grace", "retention"):
+        if values[name] < 0:
+            reading.report("value", marks[name], f"{name}: less than nothing", "write 0 or a larger number")
 
 
 def _check_base_url(url: str | None, at: str, where: Where | None, reading: Reading) -> None:

@@ -8,10 +8,17 @@
     │   └── CollectError               a source that cannot be read as stories
     ├── AddressError (ValueError)      a recipient whose address cannot be written into a message
     ├── HeaderError (ValueError)       a header value with a control character or a line end in it
-    └── ProviderError (OSError)        the way out, for a whole chunk
-        ├── ProviderDown (ConnectionError)    nothing left this machine: try again later
-        ├── ProviderRejected                  credentials, quota, sender: a human must act
-        └── ProviderUnsure (TimeoutError)     handed over, answer lost: nobody knows
+    ├── ProviderError (OSError)        the way out, for a whole chunk
+    │   ├── ProviderDown (ConnectionError)    nothing left this machine: try again later
+    │   ├── ProviderRejected                  credentials, quota, sender: a human must act
+    │   └── ProviderUnsure (TimeoutError)     handed over, answer lost: nobody knows
+    └── StoreError                     the database and the ledger in it
+        ├── DatabaseDown (ConnectionError)    it cannot be reached or written: try again later
+        ├── SchemaMismatch                    it is older or newer than this program
+        ├── WrongKey                          a secret key is not the one that the database was made with
+        ├── NotFound (LookupError)            no such mailing, subscriber, list, segment
+        ├── LedgerError                       what is asked does not fit the state of the mailing
+        └── Fenced                            the lease went to another worker: nothing was written
 
 A refused *recipient* is never an exception: it is an `Outcome` (providers/__init__.py).
 """
@@ -121,3 +128,31 @@ class ProviderRejected(ProviderError):
 
 class ProviderUnsure(ProviderError, TimeoutError):
     """The chunk was handed over and the answer was lost: its fate is unknown."""
+
+
+class StoreError(NewsletterError):
+    """The database says no."""
+
+
+class DatabaseDown(StoreError, ConnectionError):
+    """The database cannot be reached, or not be written: nothing was changed, try again later."""
+
+
+class SchemaMismatch(StoreError):
+    """The database is older or newer than this program; the text names the command to type."""
+
+
+class WrongKey(StoreError):
+    """A secret key is missing, or is not the one with which this database was made."""
+
+
+class NotFound(StoreError, LookupError):
+    """There is no mailing, subscriber, list or segment of that name."""
+
+
+class LedgerError(StoreError):
+    """What is asked does not fit the state in which the mailing is; the text says what would."""
+
+
+class Fenced(StoreError):
+    """The lease ran out and the batch went to another worker: nothing was written under the old epoch."""

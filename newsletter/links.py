@@ -5,9 +5,11 @@ date. It is a pure function of key, purpose and id, so the same delivery always 
 expires: an unsubscribe link must work for as long as the mail is kept. A purpose that should expire checks its row, not
 its token.
 
-Shape: `<28 characters of base64url>.<key id>`, that is a synthetic IV (104 bits of HMAC-SHA256 over purpose and id) and
-the id under a pad made from that IV, the construction of RFC 5297 with HMAC in the place of CMAC and CTR. Two equal IVs
-give two equal pads only for the same purpose and, but for one chance in 2^104, the same id.
+Shape: `<22 characters of base64url>.<key id>`. The characters are one AES-128 block: six octets of id and ten of zeros,
+enciphered under a key derived for the purpose. Redundancy inside a block cipher authenticates what it hides (Bellare
+and Rogaway, "Encode-then-encipher encryption", 2000): a block that nobody made with the key deciphers to ten zero
+octets once in 2^80 times. A whole chunk of recipients is enciphered in one call, about 0.2 µs a token where an HMAC
+takes 4 µs.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
 
 from newsletter.errors import ConfigError, Finding
 
-_IV = 13  # octets; with the id 21, which is base64 without padding or spare bits
-_ID = 8
+_BLOCK, _ID, _ZEROS = 16, 6, bytes(10)  # octets
+_DELIVERY = "delivery"  # the purpose of a delivery's key
 _KEY_ID = re.compile(r"[A-Za-z0-9]{1,16}")
 _PUBLIC_ID, _PUBLIC_SECRET = "sample", b"newsletter: this key is public, never trust it"
 
@@ -57,24 +61,49 @@ class Keyring:
             )
 
     def token(self, purpose: str, id: int) -> str:
-        """The token of a row id (0 ≤ id < 2^64) for one purpose, such as "unsubscribe"; 30 to 45 characters."""
-        return _token(self.current, self.keys[self.current], purpose, id)
+        """The token of a row id (0 ≤ id < 2^48) for one purpose, such as "unsubscribe"; 24 to 39 characters."""
+        return self.tokens(purpose, (id,))[0]
+
+    def tokens(self, purpose: str, ids: Sequence[int]) -> list[str]:
+        """The tokens of many ids for one purpose, in their order."""
+        blocks = _enciphered(self.keys[self.current], purpose, ids)
+        # Two octets more make whole groups of base64: 24 characters for each block, of which 22 are its own.
+        spaced = b"".join([blocks[at : at + _BLOCK] + b"\0\0" for at in range(0, len(blocks), _BLOCK)])
+        letters = urlsafe_b64encode(spaced).decode()
+        ending = f".{self.current}"
+        return [letters[at : at + 22] + ending for at in range(0, len(letters), 24)]
 
     def read(self, token: str, purpose: str) -> int | None:
         """The id in a token, or None when it is forged, cut, changed, for another purpose or by a key not held here."""
         body, _, name = token.partition(".")
         secret = self.keys.get(name)
-        if secret is None or not token.isascii():
+        if secret is None or not token.isascii() or len(body) != 22:
             return None
         try:
-            sealed = urlsafe_b64decode(body)
+            block = urlsafe_b64decode(f"{body}==")
         except (NotBase64, ValueError):
             return None
-        iv, hidden = sealed[:_IV], sealed[_IV:]
-        id = int.from_bytes(hidden, "big") ^ _pad(secret, purpose, iv) if len(hidden) == _ID else 0
+        id = _deciphered(secret, purpose, block)
         # The whole token is compared, so that one id has one spelling only, whatever base64 would read leniently.
-        return id if hmac.compare_digest(_token(name, secret, purpose, id), token) else None
+        known = id is not None and hmac.compare_digest(_spelled(block, name), token)
+        return id if known else None
 
+    def delivery_keys(self, ids: Sequence[int]) -> list[str]:
+        """The keys of deliveries: 32 hexadecimal digits each, opaque, the same for ever, fit for a Message-ID, for
+        a return path whose case nobody keeps, and for a provider's metadata."""
+        digits = _enciphered(self.keys[self.current], _DELIVERY, ids).hex()
+        return [digits[at : at + 32] for at in range(0, len(digits), 32)]
+
+    def read_delivery(self, key: str) -> int | None:
+        """The id of the delivery with this key, in upper or lower case, by any key held here; None for any other."""
+        if not _DELIVERY_KEY.fullmatch(key):
+            return None
+        block = bytes.fromhex(key)
+        ids = (_deciphered(secret, _DELIVERY, block) for secret in self.keys.values())
+        return next((id for id in ids if id is not None), None)
+
+
+_DELIVERY_KEY = re.compile(r"[0-9A-Fa-f]{32}")
 
 SAMPLE = Keyring(current=_PUBLIC_ID, keys={_PUBLIC_ID: _PUBLIC_SECRET})
 """The key of samples and demos, known to all. No real keyring reads its tokens; the web refuses to serve with it."""
@@ -99,11 +128,26 @@ def archive_url(base_url: str, *, language: str, issue: str) -> str:
     return f"{base_url.rstrip('/')}/archive/{quote(language, safe='')}/{quote(issue, safe='')}/"
 
 
-def _token(name: str, secret: bytes, purpose: str, id: int) -> str:
-    iv = hmac.digest(secret, b"iv\0" + purpose.encode() + b"\0" + id.to_bytes(_ID, "big"), "sha256")[:_IV]
-    hidden = (id ^ _pad(secret, purpose, iv)).to_bytes(_ID, "big")
-    return f"{urlsafe_b64encode(iv + hidden).decode()}.{name}"
+def _spelled(block: bytes, name: str) -> str:
+    return f"{urlsafe_b64encode(block).decode()[:22]}.{name}"
 
 
-def _pad(secret: bytes, purpose: str, iv: bytes) -> int:
-    return int.from_bytes(hmac.digest(secret, b"pad\0" + purpose.encode() + b"\0" + iv, "sha256")[:_ID], "big")
+def _enciphered(secret: bytes, purpose: str, ids: Sequence[int]) -> bytes:
+    plain = b"".join([id.to_bytes(_ID, "big") + _ZEROS for id in ids])
+    enciphered: bytes = _cipher(secret, purpose).encryptor().update(plain)
+    return enciphered
+
+
+def _deciphered(secret: bytes, purpose: str, block: bytes) -> int | None:
+    plain = _cipher(secret, purpose).decryptor().update(block)
+    return int.from_bytes(plain[:_ID], "big") if hmac.compare_digest(plain[_ID:], _ZEROS) else None
+
+
+@lru_cache(maxsize=64)
+def _cipher(secret: bytes, purpose: str) -> Any:
+    # Imported here: it takes 40 ms, and most commands make no token. One block at a time and no two ids alike: the
+    # mode that must not be used for text (ECB) is the bare block cipher, which is what is wanted.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    key = hmac.digest(secret, b"token\0" + purpose.encode(), "sha256")[:_BLOCK]
+    return Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from databases import PostgreSQL
 from hypothesis import settings
 
-from newsletter.config import Config, load_config
+from newsletter.config import ENVIRONMENT, Config, load_config
+from newsletter.settings import configure
 
 settings.register_profile("newsletter", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("newsletter")
@@ -32,11 +37,82 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "issues").mkdir()
     (tmp_path / "newsletter.yaml").write_text(NEWSLETTER_YAML, "utf-8")
     monkeypatch.chdir(tmp_path)
-    for name in ("NEWSLETTER_BASE_URL", "NEWSLETTER_SECRET_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    for variable in ENVIRONMENT:
+        monkeypatch.delenv(variable.name, raising=False)
     return Path()
 
 
 @pytest.fixture
 def config(workspace: Path) -> Config:
     return load_config(workspace, {})
+
+
+SECRETS = {"NEWSLETTER_SECRET_KEY": "k" * 40, "NEWSLETTER_PEPPER": "p" * 40}
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server of this run."""
+    server = PostgreSQL()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file without rows, to be copied."""
+    root = tmp_path_factory.mktemp("sqlite")
+    (root / "subscribers").mkdir()
+    (root / "newsletter.yaml").write_text(NEWSLETTER_YAML, "utf-8")
+    config = load_config(root, SECRETS)
+    _migrate(config)
+    return config.database
+
+
+@pytest.fixture(scope="session")
+def empty_postgresql(postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a migrated PostgreSQL database without rows, to be copied."""
+    root = tmp_path_factory.mktemp("postgresql")
+    (root / "newsletter.yaml").write_text(NEWSLETTER_YAML, "utf-8")
+    postgresql.sql("CREATE DATABASE empty")
+    _migrate(load_config(root, {**SECRETS, "DATABASE_URL": postgresql.url("empty")}))
+    return "empty"
+
+
+def _migrate(config: Config) -> None:
+    from django.core.management import call_command
+    from django.db import connections
+
+    configure(config)
+    call_command("migrate", verbosity=0)
+    connections.close_all()
+
+
+LISTS_YAML = """\
+lists:
+  - id: weekly
+    name: {en: Weekly summary, es: Resumen semanal}
+  - id: alerts
+    name: {en: Alerts, es: Alertas}
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, workspace: Path) -> Iterator[Config]:
+    """The configuration of an empty workspace with lists `weekly` and `alerts`, secrets, and a migrated, empty database:
+    once SQLite, once PostgreSQL. Django is configured for it."""
+    from django.db import connections
+
+    (workspace / "subscribers").mkdir()
+    (workspace / "subscribers" / "lists.yaml").write_text(LISTS_YAML, "utf-8")
+    secrets = dict(SECRETS)
+    if request.param == "postgresql":
+        server: PostgreSQL = request.getfixturevalue("postgresql")
+        secrets["DATABASE_URL"] = server.new_database(request.getfixturevalue("empty_postgresql"))
+    config = replace(load_config(workspace, secrets), root=workspace.absolute())
+    if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("empty_sqlite"), config.database)
+    (workspace / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()), "utf-8")
+    configure(config)
+    yield config
+    connections.close_all()

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from newsletter.config import Config
 from newsletter.envelope import Recipient
+from newsletter.errors import ConfigError, Finding
+from newsletter.recorder import Outcome, Recorder
 from newsletter.rendering.edition import Edition
 
-State = Literal["accepted", "refused", "deferred", "in_doubt"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a provider says at once about one recipient. A refused recipient is an outcome, never an exception."""
-
-    key: str  # the recipient's
-    state: State  # deferred: this one may be tried again; in_doubt: handed over, answer lost
-    provider_ref: str = ""  # the id under which the provider took it
-    detail: str = ""  # the provider's words, or the reason; never holds an address
+__all__ = ["Limits", "Outcome", "Provider", "Recorder", "open_provider"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +20,9 @@ class Limits:
     """What a way out can carry."""
 
     chunk: int  # recipients in one `send`
+    lanes: int = 1  # calls of `send` at the same time, from threads of their own
+    connections: int = 1  # messages that may be on their way at one moment; an API's request counts as one
+    leaves: bool = True  # False: what is sent reaches nobody but this machine
 
 
 class Provider(Protocol):
@@ -35,19 +30,27 @@ class Provider(Protocol):
 
     `send` gives one outcome per recipient, in their order. For the whole chunk it raises `ProviderDown` (nothing left,
     or sending again does no harm), `ProviderRejected` (a human must act) or `ProviderUnsure` (fate unknown), and
-    `InputError` for an edition or a recipient that is made wrongly.
+    `InputError` for an edition or a recipient that is made wrongly. What the recorder was told holds even then.
+    It may be called from up to `limits.lanes` threads at once.
     """
 
     @property
     def limits(self) -> Limits: ...
 
-    def send(self, edition: Edition, recipients: Sequence[Recipient]) -> list[Outcome]: ...
+    def send(self, edition: Edition, recipients: Sequence[Recipient], recorder: Recorder) -> list[Outcome]: ...
 
     def close(self) -> None: ...
 
 
 def open_provider(config: Config) -> Provider:
-    """The way out that the configuration names, ready to send."""
+    """The way out that the configuration names, ready to send; no connection is made yet. Raises `ConfigError`."""
+    if config.provider == "smtp":
+        from newsletter.providers.smtp import SmtpProvider
+
+        if config.smtp is None:
+            message = "provider: smtp needs the settings of `smtp`"
+            raise ConfigError([Finding(code="config.missing", severity="error", where=None, message=message)])
+        return SmtpProvider(config.smtp)
     from newsletter.providers.outbox import Outbox  # here: outbox imports what this module defines
 
     return Outbox(config.outbox)

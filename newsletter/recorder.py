@@ -1,0 +1,190 @@
+"""The flight recorder: what was about to leave and what was answered, kept where a kill -9 cannot take it.
+
+With SMTP a commit for every message would cost more than the mail. A worker writes two short lines a message instead,
+into an append-only file of its own for each lease: one when a message is about to leave, one when its answer came. A
+plain `write` survives the death of the process (not of the machine, which is why the first line names the boot).
+
+The writer holds an exclusive `flock` on the file as long as it lives, and being stopped is living. Whoever gets the lock
+therefore knows that the writer is dead and that what it announced is all that ever left (`read_evidence`).
+
+Lines hold delivery keys and the words of providers, never an address.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+State = Literal["accepted", "refused", "deferred", "in_doubt"]
+STATES = ("accepted", "refused", "deferred", "in_doubt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a provider says at once about one recipient. A refused recipient is an outcome, never an exception."""
+
+    key: str  # the recipient's
+    state: State  # deferred: this one may be tried again; in_doubt: handed over, answer lost
+    provider_ref: str = ""  # the id under which the provider took it
+    detail: str = ""  # the provider's words, or the reason; never holds an address
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """The time for which a worker may send a batch. Renewed by the worker's heartbeat, read before every message."""
+
+    batch: int
+    epoch: int
+    until: float  # Unix seconds
+    margin: float = 2.0  # seconds before the end from which nothing new leaves
+    stopping: bool = False  # the worker was told to finish what is in hand
+
+    def open(self) -> bool:
+        return not self.stopping and time.time() < self.until - self.margin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the recorder of a dead writer tells."""
+
+    store: str  # id of the database that the lease was of
+    batch: int
+    epoch: int
+    same_boot: bool  # False: this machine was started again since, so a missing line proves nothing
+    left: frozenset[str]  # keys announced
+    answers: dict[str, Outcome] = field(default_factory=dict)
+
+
+class Recorder:
+    """The file of one lease. May be used from several threads. Raises `OSError` when the disk says no.
+
+    Open it after any fork: a lock is shared with children.
+    """
+
+    def __init__(self, folder: Path, lease: Lease, *, store: str, owner: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{lease.batch}-{lease.epoch}.recorder"
+        self.lease = lease
+        with suppress(FileNotFoundError):  # left by a database that this one is an older copy of: kept, out of the way
+            os.rename(self.path, self.path.with_suffix(f".{time.time_ns()}.former"))
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        head = {"store": store, "batch": lease.batch, "epoch": lease.epoch, "owner": owner, **this_machine()}
+        os.write(self._file, f"{json.dumps(head)}\n".encode())
+        self._waiting = b""  # answers not yet written: they go with the next line, or at `flush`
+        self._lock = threading.Lock()
+        self._left = 0  # announced so far
+
+    @property
+    def left(self) -> int:
+        """How many messages were announced under this lease."""
+        return self._left
+
+    def leaving(self, key: str) -> bool:
+        """To be called right before the first octet of a message's body leaves.
+
+        False: it must not leave, since the lease is over or the worker stops. Its outcome is then `deferred`, and
+        nothing is written.
+        """
+        if not self.lease.open():
+            return False
+        with self._lock:
+            os.write(self._file, self._waiting + b">%b\n" % key.encode())
+            self._waiting = b""
+            self._left += 1
+        return True
+
+    def answered(self, outcome: Outcome) -> None:
+        """To be called as soon as the fate of a message that was announced is known. Written with the next line, or at
+        `flush`, which a provider calls before it waits for anything."""
+        words = f"<{outcome.key}\t{outcome.state}\t{_one_line(outcome.provider_ref)}\t{_one_line(outcome.detail)}\n"
+        line = words.encode(errors="replace")
+        with self._lock:
+            self._waiting += line
+
+    def flush(self) -> None:
+        """Writes the answers that wait."""
+        if self._waiting:
+            with self._lock:
+                os.write(self._file, self._waiting)
+                self._waiting = b""
+
+    def close(self) -> None:
+        """Lets go of the file and leaves it where it is, as evidence."""
+        with suppress(OSError):
+            self.flush()
+        with suppress(OSError):
+            os.close(self._file)
+
+    def remove(self) -> None:
+        """The result stands in the ledger: the file has served."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def read_evidence(path: Path) -> Evidence | None:
+    """What a recorder tells, or None while its writer lives, when it is of another machine, or is no recorder.
+
+    A last line that was cut is not counted. Raises `OSError` when the file cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        head, *lines = file.read().split(b"\n")
+    try:
+        named = json.loads(head)
+        here = this_machine()
+        if named["machine"] != here["machine"]:
+            return None
+        store, batch, epoch, boot = str(named["store"]), int(named["batch"]), int(named["epoch"]), named["boot"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    left: set[str] = set()
+    answers: dict[str, Outcome] = {}
+    for line in lines[:-1]:
+        text = line.decode(errors="replace")
+        if text.startswith(">"):
+            left.add(text[1:])
+        elif text.startswith("<"):
+            key, state, ref, detail = (text[1:].split("\t") + ["", "", ""])[:4]
+            if state in STATES:
+                answers[key] = Outcome(key=key, state=state, provider_ref=ref, detail=detail)  # type: ignore[arg-type]
+    same_boot = bool(boot) and boot == here["boot"]
+    return Evidence(store=store, batch=batch, epoch=epoch, same_boot=same_boot, left=frozenset(left), answers=answers)
+
+
+def recorder_paths(folder: Path) -> list[Path]:
+    """The recorders in a folder, whoever wrote them, oldest lease first."""
+    return sorted(folder.glob("*.recorder"), key=lambda path: (len(path.name), path.name))
+
+
+@lru_cache(maxsize=1)
+def this_machine() -> dict[str, str]:
+    """Which machine this is, and which start of it ("" where the system does not tell)."""
+    return {
+        "machine": f"{platform.node()} {_first_line('/etc/machine-id')}".strip(),
+        "boot": _first_line("/proc/sys/kernel/random/boot_id"),
+    }
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,66 @@
+"""Django's settings, computed from Config. No logic: whoever needs the database calls `configure` once, first."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from newsletter.config import Config
+
+
+def configure(config: Config) -> None:
+    """Tells Django which database this workspace has, before anything of `newsletter.store` is imported.
+
+    Opens no connection. When this process had another workspace's database, its connections of this thread are closed
+    and the next query goes to the new one; other threads must have ended by then.
+    """
+    import django
+    from django.conf import settings
+    from django.db import connections
+
+    database = _postgresql(config.database_url) if config.database_url else _sqlite(config)
+    if not settings.configured:
+        settings.configure(
+            DATABASES={"default": database},
+            INSTALLED_APPS=["newsletter.store.apps.StoreConfig"],
+            DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+            USE_TZ=True,
+            TIME_ZONE="UTC",
+            SECRET_KEY="not used",  # noqa: S106
+        )
+        django.setup()
+    elif {"default": database} != settings.DATABASES:
+        connections.close_all()
+        settings.DATABASES = {"default": database}
+        connections.settings = connections.configure_settings(settings.DATABASES)  # type: ignore[misc]
+        with suppress(AttributeError):  # this thread has not asked for it yet
+            del connections["default"]
+
+
+def _sqlite(config: Config) -> dict[str, object]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(config.database.absolute()),
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 30,
+            # FULL: an intent is on the disk before a message leaves. In WAL mode that is one fsync for a commit.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-32000; "
+            "PRAGMA temp_store=MEMORY;",
+        },
+    }
+
+
+def _postgresql(url: str) -> dict[str, object]:
+    parts = urlsplit(url)
+    options: dict[str, object] = dict(parse_qsl(parts.query))  # sslmode=require and the like go to libpq
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": {"connect_timeout": 10, **options},
+        "CONN_HEALTH_CHECKS": False,
+    }

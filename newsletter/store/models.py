@@ -1,0 +1,254 @@
+"""The tables. Hot statements are hand-written SQL in the modules beside; the models give migrations and the ORM.
+
+Every state is a word that can be read in a database shell, and a constraint keeps other words out. Times of the ledger
+(`Batch`, `Delivery`) are Unix seconds, since they are compared and written a million at a time; all other times are
+aware datetimes. An `address_key` is 16 octets: the start of HMAC-SHA256 over the normalised address (store/keys.py).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.db import models
+
+KEY_LENGTH = 16  # octets of an address_key
+
+SUBSCRIPTION_STATES = ("unconfirmed", "subscribed", "unsubscribed")
+SUPPRESSION_REASONS = ("bounce", "complaint", "erased", "manual")
+MAILING_KINDS = ("issue", "oneoff")
+MAILING_STATES = ("opening", "sending", "paused", "cancelled", "finished")
+BATCH_STATES = ("ready", "leased", "done")
+DELIVERY_STATES = ("pending", "sending", "accepted", "refused", "in_doubt", "skipped")
+FATES = ("delivered", "bounced", "complained")
+
+
+def _words(name: str, column: str, words: tuple[str, ...]) -> models.CheckConstraint:
+    return models.CheckConstraint(condition=models.Q(**{f"{column}__in": words}), name=name)
+
+
+class Fact(models.Model):
+    """Single facts about this database: the workspace's id, check values of its keys, the next delivery id."""
+
+    name = models.CharField(max_length=64, primary_key=True)
+    value = models.TextField()
+
+    class Meta:
+        db_table = "fact"
+
+
+class Subscriber(models.Model):
+    """A person with an address. Leaving a list is a subscription's business, not to be mailed at all a suppression's."""
+
+    id = models.BigAutoField(primary_key=True)
+    address_key = models.BinaryField(max_length=KEY_LENGTH, unique=True)
+    address = models.TextField()  # as typed
+    name = models.TextField(default="")
+    language = models.CharField(max_length=35, default="")  # "": the default language of the workspace
+    attributes = models.JSONField(default=dict)  # flat: name → string, number, boolean
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "subscriber"
+
+
+class Tag(models.Model):
+    name = models.TextField(unique=True)
+
+    class Meta:
+        db_table = "tag"
+
+
+class SubscriberTag(models.Model):
+    tag = models.ForeignKey(Tag, models.CASCADE, db_index=False)
+    subscriber = models.ForeignKey(Subscriber, models.CASCADE, related_name="tags")
+
+    class Meta:
+        db_table = "subscriber_tag"
+        constraints: ClassVar = [models.UniqueConstraint(fields=("tag", "subscriber"), name="subscriber_tag_once")]
+
+
+class List(models.Model):
+    """A list of subscribers/lists.yaml that somebody has joined; its texts stay in the file."""
+
+    name = models.CharField(max_length=64, unique=True)  # the id in lists.yaml
+
+    class Meta:
+        db_table = "list"
+
+
+class Consent(models.Model):
+    """One act of consent or of its withdrawal. Rows are only ever added, and deleted when the person is erased.
+
+    An import writes one event without a subscriber; its subscriptions point to it.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    subscriber = models.ForeignKey(Subscriber, models.CASCADE, null=True, related_name="consents")
+    list = models.ForeignKey(List, models.PROTECT, null=True, db_index=False)
+    kind = models.CharField(max_length=20)  # import, add, signup, confirm, unsubscribe, undo
+    text = models.TextField(default="")  # the exact words that the person saw, or what the import states
+    text_version = models.CharField(max_length=64, default="")
+    language = models.CharField(max_length=35, default="")
+    how = models.TextField(default="")  # "file people.csv", "one-click", "page"; never an address
+    evidence = models.JSONField(default=dict)  # what else was kept: the network it came from, the file's SHA-256
+    at = models.DateTimeField()
+
+    class Meta:
+        db_table = "consent"
+
+
+class Subscription(models.Model):
+    id = models.BigAutoField(primary_key=True)
+    list = models.ForeignKey(List, models.PROTECT, db_index=False)
+    subscriber = models.ForeignKey(Subscriber, models.CASCADE, related_name="subscriptions")
+    state = models.CharField(max_length=12)
+    consent = models.ForeignKey(Consent, models.SET_NULL, null=True, db_index=False)
+    joined_at = models.DateTimeField()  # when it was made, or made again
+    changed_at = models.DateTimeField()  # when its state became what it is
+
+    class Meta:
+        db_table = "subscription"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=("list", "subscriber"), name="subscription_once"),
+            _words("subscription_state", "state", SUBSCRIPTION_STATES),
+        ]
+
+
+class Suppression(models.Model):
+    """An address never to be mailed, whoever writes it. Outlives the subscriber."""
+
+    address_key = models.BinaryField(max_length=KEY_LENGTH, primary_key=True)
+    reason = models.CharField(max_length=12)
+    note = models.TextField(default="")  # never holds the address
+    at = models.DateTimeField()
+
+    class Meta:
+        db_table = "suppression"
+        constraints: ClassVar = [_words("suppression_reason", "reason", SUPPRESSION_REASONS)]
+
+
+class Round(models.Model):
+    """One sending of an issue to everybody whom it concerns; `--again` makes the next number."""
+
+    issue = models.CharField(max_length=100)  # "2017-11-19"
+    number = models.IntegerField()
+
+    class Meta:
+        db_table = "round"
+        constraints: ClassVar = [models.UniqueConstraint(fields=("issue", "number"), name="round_once")]
+
+
+class Mailing(models.Model):
+    """One issue to one audience, or all one-off mail of one kind.
+
+    `opening`: recipients are still being written down. `sending`: open, its batches may be claimed. `paused`: waits for
+    a human, with the reason. `cancelled`, `finished`: nothing is pending.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=8)
+    round = models.ForeignKey(Round, models.PROTECT, null=True)  # issue mailings
+    name = models.CharField(max_length=100, default="")  # one-off: "confirm", "welcome"
+    list = models.ForeignKey(List, models.PROTECT, null=True, db_index=False)
+    segment = models.TextField(default="")  # its name in lists.yaml at opening
+    state = models.CharField(max_length=10)
+    reason = models.TextField(default="")  # why it is paused or cancelled; the next step
+    provider = models.CharField(max_length=64)
+    send_at = models.DateTimeField(null=True)
+    manifest_hash = models.CharField(max_length=64, default="")
+    audience = models.BigIntegerField(default=0)  # recipients written down; grows while opening
+    left_out = models.JSONField(default=dict)  # reason → how many of the list were not written down
+    plan = models.JSONField(default=dict)  # opening: the compiled segment and how far the key ranges are done
+    on_doubt = models.CharField(max_length=6, default="hold")
+    created_at = models.DateTimeField()
+    opened_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    watched_at = models.DateTimeField()  # a worker last looked after it: what the grace period is measured from
+
+    class Meta:
+        db_table = "mailing"
+        constraints: ClassVar = [
+            _words("mailing_kind", "kind", MAILING_KINDS),
+            _words("mailing_state", "state", MAILING_STATES),
+            _words("mailing_on_doubt", "on_doubt", ("hold", "resend")),
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=("kind", "id"), name="mailing_open", condition=models.Q(state__in=("opening", "sending"))
+            )
+        ]
+
+
+class Edition(models.Model):
+    """An edition as frozen at opening: what everybody of that language gets."""
+
+    id = models.BigAutoField(primary_key=True)
+    mailing = models.ForeignKey(Mailing, models.CASCADE, related_name="editions")
+    language = models.CharField(max_length=35)
+    hash = models.CharField(max_length=64)  # SHA-256 of content
+    content = models.TextField()  # the Edition as JSON (store/editions.py)
+
+    class Meta:
+        db_table = "edition"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=("mailing", "language", "hash"), name="edition_once"),
+        ]
+
+
+class Batch(models.Model):
+    """Deliveries of one edition with neighbouring ids, claimed together. The lease and the epoch are its fence."""
+
+    id = models.BigAutoField(primary_key=True)
+    mailing = models.ForeignKey(Mailing, models.CASCADE, db_index=False)
+    edition = models.ForeignKey(Edition, models.CASCADE, db_index=False)
+    first = models.BigIntegerField()  # delivery ids, both included
+    last = models.BigIntegerField()
+    state = models.CharField(max_length=6, default="ready")
+    epoch = models.IntegerField(default=0)
+    owner = models.CharField(max_length=100, default="")
+    lease_until = models.FloatField(default=0)
+    not_before = models.FloatField(default=0)
+    answered = models.IntegerField(default=0)  # accepted and refused at once by the provider
+    refused = models.IntegerField(default=0)
+
+    class Meta:
+        db_table = "batch"
+        constraints: ClassVar = [_words("batch_state", "state", BATCH_STATES)]
+        indexes: ClassVar = [
+            models.Index(fields=("mailing", "not_before"), name="batch_ready", condition=models.Q(state="ready")),
+            models.Index(fields=("lease_until",), name="batch_leased", condition=models.Q(state="leased")),
+            models.Index(fields=("mailing", "first"), name="batch_of_mailing"),
+        ]
+
+
+class Delivery(models.Model):
+    """One mailing to one person: the ledger's row. Rows of a batch are those with ids from `first` to `last`."""
+
+    id = models.BigIntegerField(primary_key=True)  # given out in blocks by fact `next_delivery`
+    mailing = models.ForeignKey(Mailing, models.CASCADE, db_index=False, db_constraint=False)
+    subscriber = models.ForeignKey(
+        Subscriber, models.DO_NOTHING, null=True, db_index=False, db_constraint=False, related_name="deliveries"
+    )
+    round = models.ForeignKey(Round, models.PROTECT, null=True, db_index=False, db_constraint=False)
+    key = models.CharField(max_length=100, null=True)  # one-off mail: "confirm:7:1", once
+    address = models.TextField()
+    address_key = models.BinaryField(max_length=KEY_LENGTH, null=True)
+    language = models.CharField(max_length=35)
+    slots = models.TextField(null=True)  # one-off mail: JSON, emptied once accepted
+    state = models.CharField(max_length=8, default="pending")
+    epoch = models.IntegerField(default=0)  # of the batch's lease under which it was last sent
+    attempts = models.IntegerField(default=0)
+    not_before = models.FloatField(default=0)  # a deferred one waits until then
+    at = models.FloatField()  # when its state became what it is
+    provider_ref = models.TextField(default="")
+    detail = models.TextField(default="")  # the provider's words, or why it was skipped; never an address
+    fate = models.CharField(max_length=12, null=True)  # what an event said later
+    fate_at = models.FloatField(null=True)
+
+    class Meta:
+        db_table = "delivery"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=("subscriber", "round"), name="delivery_once"),
+            models.UniqueConstraint(fields=("key",), name="delivery_key_once", condition=models.Q(key__isnull=False)),
+            _words("delivery_state", "state", DELIVERY_STATES),
+        ]
