@@ -45,8 +45,8 @@ def _sqlite(config: Config) -> dict[str, object]:
             "transaction_mode": "IMMEDIATE",
             "timeout": 30,
             # FULL: an intent is on the disk before a message leaves. In WAL mode that is one fsync for a commit.
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-32000; "
-            "PRAGMA temp_store=MEMORY;",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4000; "
+            "PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY;",
         },
     }
 

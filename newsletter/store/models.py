@@ -7,7 +7,7 @@ aware datetimes. An `address_key` is 16 octets: the start of HMAC-SHA256 over th
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from django.db import models
 
@@ -145,6 +145,10 @@ class Mailing(models.Model):
     a human, with the reason. `cancelled`, `finished`: nothing is pending.
     """
 
+    if TYPE_CHECKING:
+        list_id: int | None
+        round_id: int | None
+
     id = models.BigAutoField(primary_key=True)
     kind = models.CharField(max_length=8)
     round = models.ForeignKey(Round, models.PROTECT, null=True)  # issue mailings
@@ -224,7 +228,7 @@ class Batch(models.Model):
 class Delivery(models.Model):
     """One mailing to one person: the ledger's row. Rows of a batch are those with ids from `first` to `last`."""
 
-    id = models.BigIntegerField(primary_key=True)  # given out in blocks by fact `next_delivery`
+    id = models.BigAutoField(primary_key=True)  # given out in blocks by fact `next_delivery`
     mailing = models.ForeignKey(Mailing, models.CASCADE, db_index=False, db_constraint=False)
     subscriber = models.ForeignKey(
         Subscriber, models.DO_NOTHING, null=True, db_index=False, db_constraint=False, related_name="deliveries"

@@ -1,0 +1,351 @@
+"""The send loop: claim, intent, hand over, result, release. No SQL and no HTTP.
+
+A `Dispatcher` runs as many lanes as the provider can use at once, each a thread with a batch and a flight recorder of
+its own. One more lane takes one-off mail only, so that a confirmation never waits behind a mailing. The caller's thread
+keeps the leases alive (`heartbeat`); `stop` lets every lane finish what is in hand and leaves no doubt behind.
+
+What goes wrong with the database in the middle of a chunk is no lane's business: the recorder stays where it is, and
+the duty that reads recorders settles the batch from it as soon as the database answers again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from django.db import connection
+
+from newsletter.config import Config
+from newsletter.envelope import Recipient
+from newsletter.errors import Fenced, InputError, ProviderDown, ProviderError, ProviderRejected, ProviderUnsure
+from newsletter.links import Keyring, archive_url
+from newsletter.providers import Outcome, Provider, Recorder
+from newsletter.recorder import Lease
+from newsletter.rendering.edition import Edition
+from newsletter.store import editions, ledger, mailings
+
+LEASE = 60.0  # seconds; longer than a stall, shorter than an operator's patience
+IDLE = 0.5  # seconds between two looks for work
+AHEAD = 5.0  # seconds of sending that may be handed to the lanes: how soon a pause or an unsubscribe takes effect
+FIRST_PACE = 20.0  # messages per second, assumed until the first chunk has shown the true pace
+LONGEST_WAIT = 60.0  # seconds between two tries of a provider that is down
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What the lanes of this process did since they began. Read it at any time."""
+
+    answered: int = 0  # messages with a definite answer
+    down: str = ""  # why the provider cannot be reached at the moment
+    down_until: float = 0.0
+    trouble: str = ""  # the last thing that went wrong with the ledger itself
+
+
+@dataclass(kw_only=True)
+class _Hand:
+    """What a lane holds: kept alive by the heartbeat."""
+
+    lease: Lease
+    claim: ledger.Claim
+    since: float = field(default_factory=time.monotonic)
+
+
+class Dispatcher:
+    """The lanes of this process. `start` them once, call `heartbeat` at least every ten seconds, `stop` and `join`."""
+
+    def __init__(
+        self,
+        config: Config,
+        provider: Provider,
+        *,
+        keyring: Keyring,
+        store: str,
+        mailing: int | None = None,
+        lease: float = LEASE,
+    ) -> None:
+        """`store` is the database's id, which the recorders name; `mailing` restricts issues to that one."""
+        self.progress = Progress()
+        self._config, self._provider, self._keyring = config, provider, keyring
+        self._store, self._mailing, self._lease = store, mailing, lease
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._hands: dict[int, _Hand] = {}  # by lane
+        self._pace = FIRST_PACE  # messages per second of all lanes
+        self._answers: list[tuple[float, int]] = []  # when a chunk ended, and its size: what the pace is read from
+        self._failures = 0
+        limits = provider.limits
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(number, number == limits.lanes), name=f"lane {number}", daemon=True
+            )
+            for number in range(limits.lanes + 1)
+        ]
+        self._edition = lru_cache(maxsize=64)(_edition)
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Nothing new leaves from now on; what is on its way is waited for."""
+        self._stopping.set()
+        with self._lock:
+            for hand in self._hands.values():
+                hand.lease.stopping = True
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits for the lanes; False when some are still at work. Call `heartbeat` in between."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def busy(self) -> bool:
+        """Whether any lane holds a batch."""
+        return bool(self._hands)
+
+    def leases(self) -> set[tuple[int, int]]:
+        """Batches and epochs that are in hand."""
+        with self._lock:
+            return {(hand.lease.batch, hand.lease.epoch) for hand in self._hands.values()}
+
+    def heartbeat(self) -> None:
+        """Renews the leases in hand. A lane that lost its batch sends nothing more."""
+        with self._lock:
+            hands = list(self._hands.values())
+        now = time.time()
+        for hand in hands:
+            if hand.lease.until - now < self._lease * 0.67:
+                try:
+                    hand.lease.until = ledger.renew(hand.claim, lease=self._lease, now=now)
+                except Fenced:
+                    hand.lease.until = 0.0
+
+    # --- one lane -----------------------------------------------------------------------------------------------------
+
+    def _run(self, lane: int, oneoff_only: bool) -> None:
+        wait = 0.0
+        try:
+            while not self._stopping.wait(wait):
+                wait = 0.0
+                if self.progress.down_until > time.time():
+                    wait = IDLE
+                    continue
+                try:
+                    worked = self._batch(lane, oneoff_only)
+                except Exception as error:  # the database, the disk: said, and tried again
+                    self.progress.trouble = f"{type(error).__name__}: {error}".strip()
+                    connection.close()
+                    worked, wait = False, 1.0
+                if not worked:
+                    wait = max(wait, IDLE)
+        finally:
+            connection.close()
+
+    def _batch(self, lane: int, oneoff_only: bool) -> bool:
+        """One batch from claim to release; False when there was none."""
+        claim = ledger.claim(
+            owner=self.owner, lease=self._lease, now=time.time(), oneoff_only=oneoff_only, mailing=self._mailing
+        )
+        if claim is None:
+            return False
+        lease = Lease(batch=claim.batch, epoch=claim.epoch, until=claim.until, margin=min(2.0, self._lease / 4))
+        recorder = Recorder(self._config.recorders, lease, store=self._store, owner=self.owner)
+        _remember(self._config, self._store, claim.batch, claim.epoch)
+        settled = False
+        try:
+            with self._held(lane, lease, claim):
+                edition = self._edition(claim.edition)
+                chunk = self._turn(lease, claim, None, claim.first)
+                while chunk.due:
+                    sent = self._send(claim, edition, chunk.due, recorder)
+                    chunk = self._turn(lease, claim, sent, chunk.next)
+                ledger.release(claim, now=time.time())
+                settled = True
+        except Fenced:
+            return True  # the recorder stays: it is evidence for what is now in doubt
+        finally:
+            if settled:
+                recorder.remove()
+            else:
+                recorder.close()
+        return True
+
+    def _turn(self, lease: Lease, claim: ledger.Claim, sent: _Sent | None, start: int) -> ledger.Turn:
+        """Results of the last chunk and intent for the next, in one transaction. Raises `Fenced`."""
+        now = time.time()  # before the transaction, which may have to wait: the lease counts from here
+        chunk = ledger.turn(
+            claim,
+            sent.results if sent else (),
+            not_handed_over=sent.not_handed_over if sent else (),
+            start=start,
+            limit=0 if self._stopping.is_set() or (sent and sent.halt) else self._limit(),
+            lease=self._lease,
+            now=now,
+        )
+        lease.until = now + self._lease
+        if sent and sent.paused:
+            _pause(claim.mailing, sent.paused)
+        elif sent and any(outcome.state == "refused" for _, outcome in sent.results):
+            _pause_when_refused(claim)
+        return chunk
+
+    @contextmanager
+    def _held(self, lane: int, lease: Lease, claim: ledger.Claim) -> Iterator[None]:
+        with self._lock:
+            lease.stopping = self._stopping.is_set()
+            self._hands[lane] = _Hand(lease=lease, claim=claim)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._hands[lane]
+
+    def _limit(self) -> int:
+        """How many to hand over at once: what the provider can take, and no more than a few seconds of sending."""
+        limits = self._provider.limits
+        return max(1, min(limits.chunk, int(self._pace * AHEAD / limits.lanes)))
+
+    def _send(self, claim: ledger.Claim, edition: Edition, due: Sequence[ledger.Due], recorder: Recorder) -> _Sent:
+        recipients = _recipients(due, edition, self._keyring, self._config.base_url)
+        ids = {recipient.key: each.id for recipient, each in zip(recipients, due, strict=True)}
+        rejected = ""
+        down = False
+        try:
+            outcomes: Sequence[Outcome] = self._provider.send(edition, recipients, recorder)
+        except ProviderUnsure as error:
+            known = {outcome.key: outcome for outcome in _outcomes(error)}
+            lost = f"the answer was lost: {error}"
+            outcomes = [
+                known.get(each.key) or Outcome(key=each.key, state="in_doubt", detail=lost) for each in recipients
+            ]
+        except ProviderRejected as error:
+            outcomes, rejected = _outcomes(error), f"the provider rejects it: {error}"
+        except InputError as error:
+            outcomes, rejected = (), f"it cannot be sent: {error}"
+        except ProviderDown as error:
+            outcomes, down = _outcomes(error), True
+            self._down(str(error))
+        except Exception as error:
+            _pause(claim.mailing, f"the provider failed in a way that nobody foresaw ({type(error).__name__}: {error})")
+            raise  # the recorder tells what had left
+        if not down and not rejected:
+            self._up()
+        open_still = recorder.lease.open()
+        results: list[tuple[int, Outcome]] = []
+        answered = set()
+        for outcome in outcomes:
+            if outcome.state == "deferred" and not open_still:
+                continue  # not a provider's word: we stopped before it left
+            answered.add(outcome.key)
+            results.append((ids[outcome.key], outcome))
+        self._count(len(answered))
+        return _Sent(
+            results=tuple(results),
+            not_handed_over=tuple(id for key, id in ids.items() if key not in answered),
+            paused=rejected,
+            halt=down or bool(rejected) or not open_still,
+        )
+
+    def _count(self, size: int) -> None:
+        """Keeps the pace: answers of the last ten seconds."""
+        now = time.monotonic()
+        with self._lock:
+            self.progress.answered += size
+            self._answers.append((now, size))
+            while len(self._answers) > 2 and now - self._answers[0][0] > 10:
+                self._answers.pop(0)
+            span = now - self._answers[0][0]
+            counted = sum(each for _, each in self._answers[1:])
+            if span > 0 and counted:
+                self._pace = max(FIRST_PACE / 4, counted / max(span, 0.05))
+
+    def _down(self, why: str) -> None:
+        with self._lock:
+            self._failures += 1
+            wait = min(LONGEST_WAIT, 2.0 ** min(self._failures, 10))
+            self.progress.down, self.progress.down_until = why, time.time() + wait
+
+    def _up(self) -> None:
+        with self._lock:
+            self._failures = 0
+            self.progress.down, self.progress.down_until = "", 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    results: tuple[tuple[int, Outcome], ...]
+    not_handed_over: tuple[int, ...]
+    paused: str  # why the mailing must wait for a human, or ""
+    halt: bool  # take no other chunk of this batch now
+
+
+def _outcomes(error: ProviderError) -> Sequence[Outcome]:
+    known: Sequence[Outcome] = getattr(error, "outcomes", ())
+    return known
+
+
+def _edition(id: int) -> Edition:
+    return editions.thawed(mailings.edition_of(id))
+
+
+def _pause(mailing: int, why: str) -> None:
+    mailings.pause(mailing, f"{why}; mend it, then newsletter resume {mailing}")
+
+
+def _pause_when_refused(claim: ledger.Claim) -> None:
+    if claim.kind == "issue" and (counts := ledger.too_many_refused(claim.mailing)):
+        refused, answered = counts
+        _pause(claim.mailing, f"{refused} of {answered} recipients were refused, so something is wrong with all of it")
+
+
+def _recipients(due: Sequence[ledger.Due], edition: Edition, keyring: Keyring, base_url: str) -> list[Recipient]:
+    """What the provider needs of each delivery: its opaque key, its address, its links. About 2 µs a recipient."""
+    ids = [each.id for each in due]
+    keys = keyring.delivery_keys(ids)
+    leave, change = keyring.tokens("unsubscribe", ids), keyring.tokens("preferences", ids)
+    base = base_url.rstrip("/")
+    view = archive_url(base, language=edition.language, issue=edition.key)
+    recipients = []
+    for each, key, leaving, changing in zip(due, keys, leave, change, strict=True):
+        address, name = each.address, each.name
+        slots = {
+            "UNSUBSCRIBE_URL": f"{base}/u/{leaving}",
+            "PREFERENCES_URL": f"{base}/p/{changing}",
+            "VIEW_URL": view,
+            "NAME": name,
+            "ADDRESS": address,
+        }
+        if each.slots:
+            slots |= json.loads(each.slots)
+        recipients.append(Recipient(key=key, address=address, name=slots["NAME"], slots=slots))
+    return recipients
+
+
+# --- the tide mark ----------------------------------------------------------------------------------------------------
+
+_MARK = "last-lease"
+
+
+def _remember(config: Config, store: str, batch: int, epoch: int) -> None:
+    """Notes, outside the database, the last lease it gave: a database that does not know of it is an older copy."""
+    with suppress(OSError):
+        (config.recorders / f"{_MARK}.{os.getpid()}.{threading.get_ident()}").write_text(f"{store} {batch} {epoch}")
+        os.replace(config.recorders / f"{_MARK}.{os.getpid()}.{threading.get_ident()}", config.recorders / _MARK)
+
+
+def remembered(config: Config, store: str) -> tuple[int, int] | None:
+    """The last batch and epoch that a worker of this machine leased from this database, or None."""
+    try:
+        name, batch, epoch = (config.recorders / _MARK).read_text().split()
+        return (int(batch), int(epoch)) if name == store else None
+    except (OSError, ValueError):
+        return None

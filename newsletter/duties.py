@@ -1,0 +1,90 @@
+"""What must happen in the background, as plain functions. Each may run anywhere, any number of times, and be cut off."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+from newsletter.config import Config
+from newsletter.dispatch import remembered
+from newsletter.links import Keyring
+from newsletter.recorder import read_evidence, recorder_paths
+from newsletter.store import ledger, mailings, segments
+from newsletter.store.ledger import Tally
+
+DAY = 86_400.0  # seconds
+
+
+def write_down_recipients(config: Config, *, seconds: float = 2.0) -> bool:
+    """Goes on with every mailing that is still opening, for so long; True while there is more to do."""
+    deadline = time.monotonic() + seconds
+    for row in mailings.opening():
+        audience = None
+        if row.segment and row.list_id is not None:
+            segment = segments.parse_segment(config, row.segment)
+            audience = segments.segment_query(segment, row.list_id, now=row.created_at)
+        while mailings.write_down(row.pk, audience):
+            if time.monotonic() > deadline:
+                return True
+    return False
+
+
+def reap(config: Config, keyring: Keyring, store: str) -> Tally:
+    """Settles what dead workers left behind: from their recorders, else as doubts. Says how many went where."""
+    now = time.time()
+    went: Tally = {}
+    for path in recorder_paths(config.recorders):
+        evidence = None
+        with suppress(OSError):  # gone meanwhile: another worker was faster
+            evidence = read_evidence(path)
+        if evidence is None or evidence.store != store:
+            continue
+        settled = ledger.hand_in(evidence, keyring=keyring, now=now)
+        if settled is not None:
+            _add(went, settled)
+            path.unlink(missing_ok=True)  # after the commit: what it tells stands in the ledger
+    for batch, epoch in ledger.expired(now):
+        _add(went, ledger.reap(batch, epoch, evidence=None, keyring=keyring, now=now))
+    return went
+
+
+def _add(went: Tally, more: Tally | None) -> None:
+    for state, count in (more or {}).items():
+        went[state] = went.get(state, 0) + count
+
+
+def pause_forsaken(config: Config, store: str) -> list[int]:
+    """Pauses mailings that may be those of an old copy of the database, and says that somebody watches the others.
+
+    Old is what nobody looked after for the grace period, and a database that does not know the lease which a worker of
+    this machine had from it last.
+    """
+    paused = mailings.pause_forsaken(grace=config.grace)
+    if last := remembered(config, store):
+        batch, epoch = last
+        known = mailings.leased_epoch(batch)
+        if known is None or known < epoch:
+            paused += mailings.pause_forsaken(
+                grace=config.grace, why="this database is older than the last thing that was sent from here"
+            )
+            with suppress(OSError):
+                os.unlink(config.recorders / "last-lease")
+    mailings.watch()
+    return paused
+
+
+def finish() -> list[int]:
+    """Ends what has ended: sweeps cancelled mailings, and marks those finished in which nothing is left to do."""
+    mailings.sweep(time.time())
+    return mailings.finish()
+
+
+def forget_addresses(config: Config) -> int:
+    """Empties the addresses of deliveries older than the retention; says how many."""
+    if not config.retention:
+        return 0
+    forgotten = 0
+    while part := mailings.forget_addresses(before=time.time() - config.retention * DAY):
+        forgotten += part
+    return forgotten

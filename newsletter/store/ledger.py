@@ -1,0 +1,456 @@
+"""The ledger: every recipient of every mailing, in one of six states, whatever crashes.
+
+The protocol is that of DESIGN.md §8. A worker *claims* a batch, writes down its *intent* for a chunk of it, hands the
+chunk over, writes down the *result*, and *releases* the batch. Every one of these is one transaction that begins with
+the batch's row and is guarded by its epoch: whoever comes too late gets `Fenced` and has changed nothing. A batch whose
+lease ran out is *reaped*: what was sending is in doubt, unless the flight recorder tells better.
+
+Statements are written by hand and are the same for SQLite and PostgreSQL but where a comment says otherwise. Look-ups
+beside a delivery are scalar subqueries on purpose: a planner without statistics would join whole tables.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from django.db import connection, transaction
+
+from newsletter.errors import Fenced
+from newsletter.links import Keyring
+from newsletter.recorder import Evidence, Outcome
+from newsletter.store.models import DELIVERY_STATES
+
+MAX_ATTEMPTS = 12  # with the back-off below the last try is about two days after the first
+FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 6 * 3600.0  # seconds
+REFUSALS_ALLOWED, REFUSED_SHARE = 10, 0.10  # a mailing pauses above 10 + 10 % of what was answered
+
+Tally = dict[str, int]
+"""How many deliveries are in each state. The values add up to the audience."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A batch that this worker may send until its lease ends."""
+
+    batch: int
+    epoch: int
+    mailing: int
+    edition: int
+    kind: str  # issue or oneoff
+    list: int | None
+    first: int
+    last: int
+    until: float  # Unix seconds
+
+
+class Due(NamedTuple):
+    """A delivery whose intent is written: its message may leave now."""  # a tuple: there are thousands a second
+
+    id: int
+    address: str
+    name: str
+    slots: str | None  # JSON; one-off mail only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a transaction of intent gave: the chunk, and where in the batch the next one begins."""
+
+    due: tuple[Due, ...]
+    next: int
+    halted: str = ""  # the mailing is no longer to be sent: its state
+
+
+# --- claim, intent, result, release -----------------------------------------------------------------------------------
+
+
+def claim(
+    *, owner: str, lease: float, now: float, oneoff_only: bool = False, mailing: int | None = None
+) -> Claim | None:
+    """A batch for this worker, one-off mail first, or None when nothing is due. `lease` is in seconds."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        kinds = ("oneoff",) if oneoff_only else ("oneoff", "issue")
+        cursor.execute(
+            # The second condition says nothing new: it lets the partial index be used.
+            "SELECT id, kind, list_id FROM mailing WHERE state = 'sending' AND state IN ('opening', 'sending')"
+            f" AND kind IN ({', '.join(['%s'] * len(kinds))}) ORDER BY kind DESC, id",
+            kinds,
+        )
+        for id, kind, list_id in cursor.fetchall():
+            if mailing is not None and id != mailing and kind != "oneoff":
+                continue
+            cursor.execute(
+                "UPDATE batch SET state = 'leased', epoch = epoch + 1, owner = %s, lease_until = %s WHERE id = ("
+                "SELECT id FROM batch WHERE mailing_id = %s AND state = 'ready' AND not_before <= %s"
+                f" ORDER BY not_before, id LIMIT 1 {_skip_locked()})"
+                " RETURNING id, epoch, edition_id, first, last",
+                (owner, now + lease, id, now),
+            )
+            if row := cursor.fetchone():
+                batch, epoch, edition, first, last = row
+                return Claim(
+                    batch=batch,
+                    epoch=epoch,
+                    mailing=id,
+                    edition=edition,
+                    kind=kind,
+                    list=list_id,
+                    first=first,
+                    last=last,
+                    until=now + lease,
+                )
+    return None
+
+
+def _skip_locked() -> str:
+    return "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
+
+
+def turn(
+    claimed: Claim,
+    results: Sequence[tuple[int, Outcome]],
+    *,
+    start: int,
+    limit: int,
+    lease: float,
+    now: float,
+    not_handed_over: Iterable[int] = (),
+    wait: float = 0.0,
+) -> Turn:
+    """One transaction: the results of the chunk that was sent, and the intent for the next `limit` deliveries.
+
+    `results` pairs delivery ids with what the provider said; deliveries of `not_handed_over` go back to pending as if
+    they had never been tried, for `wait` seconds. The next chunk begins at delivery id `start`. Raises `Fenced` when the
+    lease went to another worker: then nothing was written.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        _guard(cursor, claimed, now + lease)
+        if results:
+            _write_results(cursor, claimed.epoch, results, now)
+            answered, refused = _answers(results)
+            if answered:
+                cursor.execute(
+                    "UPDATE batch SET answered = answered + %s, refused = refused + %s WHERE id = %s",
+                    (answered, refused, claimed.batch),
+                )
+        _give_back(cursor, claimed.epoch, list(not_handed_over), now + wait)
+        cursor.execute("SELECT state FROM mailing WHERE id = %s", (claimed.mailing,))
+        (state,) = cursor.fetchone()
+        if state != "sending":
+            return Turn(due=(), next=start, halted=state)
+        return _intend(cursor, claimed, start, limit, now)
+
+
+def _guard(cursor: Any, claimed: Claim, until: float) -> None:
+    """Locks the batch's row, renews the lease, and stops whoever no longer holds it."""
+    cursor.execute(
+        "UPDATE batch SET lease_until = %s WHERE id = %s AND epoch = %s AND state = 'leased'",
+        (until, claimed.batch, claimed.epoch),
+    )
+    if cursor.rowcount != 1:
+        raise Fenced(f"batch {claimed.batch}: the lease of epoch {claimed.epoch} is over")
+
+
+def _intend(cursor: Any, claimed: Claim, start: int, limit: int, now: float) -> Turn:
+    """pending → sending for what may be sent, pending → skipped for who left or must not be mailed."""
+    # One-off mail is asked for: only a complaint or a dead address stops it.
+    unwanted = " AND reason IN ('bounce', 'complaint')" if claimed.kind == "oneoff" else ""
+    joined = "'subscribed'"
+    if claimed.list is not None:
+        joined = (
+            f"(SELECT state FROM subscription WHERE list_id = {int(claimed.list)} AND subscriber_id = d.subscriber_id)"
+        )
+    cursor.execute(
+        "SELECT d.id, d.address, (SELECT name FROM subscriber WHERE id = d.subscriber_id), d.slots,"
+        f" (SELECT reason FROM suppression WHERE address_key = d.address_key{unwanted}), {joined}"
+        " FROM delivery d WHERE d.id BETWEEN %s AND %s AND d.state = 'pending' AND d.not_before <= %s"
+        " ORDER BY d.id LIMIT %s",
+        (start, claimed.last, now, limit),
+    )
+    rows = cursor.fetchall()
+    if not rows:
+        return Turn(due=(), next=claimed.last + 1)
+    due = []
+    for id, address, name, slots, suppressed, subscription in rows:
+        if suppressed is None and subscription == "subscribed":
+            due.append(Due(id, address, name or "", slots))
+        else:
+            why = f"suppressed: {suppressed}" if suppressed else subscription or "left the list"
+            cursor.execute(
+                "UPDATE delivery SET state = 'skipped', detail = %s, at = %s WHERE id = %s AND state = 'pending'",
+                (why, now, id),
+            )
+    last = rows[-1][0]
+    cursor.execute(
+        "UPDATE delivery SET state = 'sending', epoch = %s, attempts = attempts + 1, at = %s"
+        " WHERE id BETWEEN %s AND %s AND state = 'pending' AND not_before <= %s",
+        (claimed.epoch, now, start, last, now),
+    )
+    if cursor.rowcount != len(due):  # somebody was erased between the two statements (PostgreSQL): look again
+        cursor.execute(
+            "SELECT id FROM delivery WHERE id BETWEEN %s AND %s AND state = 'sending' AND epoch = %s",
+            (start, last, claimed.epoch),
+        )
+        sending = {id for (id,) in cursor.fetchall()}
+        due = [each for each in due if each.id in sending]
+    return Turn(due=tuple(due), next=last + 1)
+
+
+def _answers(results: Iterable[tuple[int, Outcome]]) -> tuple[int, int]:
+    states = [outcome.state for _, outcome in results]
+    refused = states.count("refused")
+    return states.count("accepted") + refused, refused
+
+
+def _write_results(cursor: Any, epoch: int, results: Iterable[tuple[int, Outcome]], now: float) -> None:
+    """The outcomes of deliveries that are sending, or in doubt, under this epoch; others stay as they are."""
+    tired: dict[int, int] = {}  # how often a deferred one was tried
+    deferred = [id for id, outcome in results if outcome.state == "deferred"]
+    for part in _parts(deferred):
+        cursor.execute(f"SELECT id, attempts FROM delivery WHERE id IN ({', '.join(['%s'] * len(part))})", part)
+        tired |= dict(cursor.fetchall())
+    accepted: dict[int, str] = {}  # id → provider_ref; nearly all of them, as a rule
+    others: list[_Written] = []
+    for id, outcome in results:
+        state, detail, not_before = outcome.state, outcome.detail, 0.0
+        if state == "accepted" and not detail:
+            accepted[id] = outcome.provider_ref
+            continue
+        if state == "deferred":
+            attempts = tired.get(id, 1)
+            if attempts >= MAX_ATTEMPTS:
+                state, detail = "refused", f"given up after {attempts} attempts: {detail}"
+            else:
+                not_before = now + backoff(attempts)
+        word = "pending" if state == "deferred" else state
+        others.append((word, now, outcome.provider_ref, detail, not_before, id))
+    _write_accepted(cursor, epoch, accepted, now)
+    _write_others(cursor, epoch, others)
+
+
+_Written = tuple[str, float, str, str, float, int]  # state, at, provider_ref, detail, not_before, id
+
+
+def backoff(attempts: int) -> float:
+    """Seconds to wait after so many attempts: doubled each time, and spread so that no herd comes back at once."""
+    return min(FIRST_BACKOFF * 2.0 ** (attempts - 1), LONGEST_BACKOFF) * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+def _write_accepted(cursor: Any, epoch: int, refs: dict[int, str], now: float) -> None:
+    """All of them in one statement: one for each costs SQLite 6 µs, half of it for setting up the CHECK on the state."""
+    if not refs:
+        return
+    columns = (
+        "UPDATE delivery SET state = 'accepted', at = %s, detail = '', not_before = 0, slots = NULL, provider_ref = "
+    )
+    mine = "epoch = %s AND delivery.state IN ('sending', 'in_doubt')"
+    postgresql = connection.vendor == "postgresql"
+    common = next(iter(refs.values()))
+    if all(ref == common for ref in refs.values()):
+        among = "= ANY(%s)" if postgresql else "IN (SELECT value FROM json_each(%s))"
+        ids = list(refs)
+        cursor.execute(
+            f"{columns} %s WHERE {mine} AND id {among}", (now, common, epoch, ids if postgresql else json.dumps(ids))
+        )
+    elif postgresql:
+        cursor.execute(
+            f"{columns} r.ref FROM unnest(%s::bigint[], %s::text[]) AS r(id, ref)"
+            f" WHERE delivery.id = r.id AND delivery.{mine}",
+            (now, list(refs), list(refs.values()), epoch),
+        )
+    else:
+        cursor.execute(
+            f"{columns} r.value FROM json_each(%s) AS r WHERE delivery.id = CAST(r.key AS INTEGER) AND delivery.{mine}",
+            (now, json.dumps(refs), epoch),
+        )
+
+
+def _write_others(cursor: Any, epoch: int, rows: list[_Written]) -> None:
+    cursor.executemany(
+        "UPDATE delivery SET state = %s, at = %s, provider_ref = %s, detail = %s, not_before = %s"
+        f" WHERE id = %s AND epoch = {int(epoch)} AND state IN ('sending', 'in_doubt')",
+        rows,
+    )
+
+
+def _give_back(cursor: Any, epoch: int, ids: Sequence[int], not_before: float) -> None:
+    """sending → pending for what never left, as if it had not been tried."""
+    for part in _parts(ids):
+        cursor.execute(
+            "UPDATE delivery SET state = 'pending', attempts = attempts - 1, not_before = %s"
+            f" WHERE id IN ({', '.join(['%s'] * len(part))}) AND epoch = %s AND state IN ('sending', 'in_doubt')",
+            (not_before, *part, epoch),
+        )
+
+
+def _parts(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:
+    return (ids[at : at + size] for at in range(0, len(ids), size))
+
+
+def release(claimed: Claim, *, now: float) -> None:
+    """The batch is worked through: done, or ready again when the first deferred one is due. Raises `Fenced`."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        _guard(cursor, claimed, 0.0)
+        _settle_batch(cursor, claimed.batch, claimed.first, claimed.last)
+
+
+def _settle_batch(cursor: Any, batch: int, first: int, last: int) -> None:
+    """Sets a batch to what its deliveries say. The caller holds its row."""
+    cursor.execute(
+        "SELECT count(*), min(not_before) FROM delivery WHERE id BETWEEN %s AND %s AND state = 'pending'", (first, last)
+    )
+    pending, not_before = cursor.fetchone()
+    cursor.execute(
+        "UPDATE batch SET state = %s, owner = '', lease_until = 0, not_before = %s WHERE id = %s",
+        ("ready" if pending else "done", not_before or 0.0, batch),
+    )
+
+
+def renew(claimed: Claim, *, lease: float, now: float) -> float:
+    """The heartbeat: the new end of the lease. Raises `Fenced`."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        _guard(cursor, claimed, now + lease)
+    return now + lease
+
+
+# --- reaper and evidence ----------------------------------------------------------------------------------------------
+
+
+def expired(now: float) -> list[tuple[int, int]]:
+    """Batches whose lease ran out, with their epochs."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, epoch FROM batch WHERE state = 'leased' AND lease_until < %s ORDER BY id", (now,))
+        return list(cursor.fetchall())
+
+
+def reap(
+    batch: int, epoch: int, *, evidence: Evidence | None, keyring: Keyring, now: float, force: bool = False
+) -> Tally | None:
+    """Takes a batch from a worker that is gone. What it was sending becomes what the evidence tells, else in doubt.
+
+    Says how many went where, or None when the lease is not over (unless `force`: the writer is known to be dead) or the
+    epoch is past. Never puts back to pending what may have left.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE batch SET epoch = epoch + 1 WHERE id = %s AND epoch = %s AND state = 'leased'"
+            " AND (lease_until < %s OR %s) RETURNING first, last, mailing_id",
+            (batch, epoch, now, force),
+        )
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        first, last, mailing = row
+        went = _judge(cursor, first, last, epoch, evidence, keyring, now)
+        _resend_doubt(cursor, mailing, first, last, epoch)
+        _settle_batch(cursor, batch, first, last)
+        return went
+
+
+def hand_in(evidence: Evidence, *, keyring: Keyring, now: float) -> Tally | None:
+    """What a dead or fenced worker's recorder tells about deliveries of its epoch that are still in doubt.
+
+    When the batch is leased under that very epoch it is reaped at once: the writer is dead. Says how many went where;
+    None when this database knows nothing of that lease, being an older copy: the file must be kept.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT epoch, state FROM batch WHERE id = %s", (evidence.batch,))
+        row = cursor.fetchone()
+    if row is None or row[0] < evidence.epoch:
+        return None
+    if row == (evidence.epoch, "leased"):
+        return reap(evidence.batch, evidence.epoch, evidence=evidence, keyring=keyring, now=now, force=True) or {}
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE batch SET epoch = epoch WHERE id = %s RETURNING first, last, state, mailing_id", (evidence.batch,)
+        )
+        first, last, state, mailing = cursor.fetchone()
+        went = _judge(cursor, first, last, evidence.epoch, evidence, keyring, now)
+        if went.get("pending") and state == "done":
+            _settle_batch(cursor, evidence.batch, first, last)
+        if went.get("pending"):
+            _reopen(cursor, mailing)
+        return went
+
+
+def _judge(
+    cursor: Any, first: int, last: int, epoch: int, evidence: Evidence | None, keyring: Keyring, now: float
+) -> Tally:
+    cursor.execute(
+        "SELECT id FROM delivery WHERE id BETWEEN %s AND %s AND epoch = %s AND state IN ('sending', 'in_doubt')"
+        " ORDER BY id",
+        (first, last, epoch),
+    )
+    ids = [id for (id,) in cursor.fetchall()]
+    went: Tally = {}
+    results: list[tuple[int, Outcome]] = []
+    never_left: list[int] = []
+    for id, key in zip(ids, keyring.delivery_keys(ids), strict=True):
+        answer = _said(evidence, key, keyring, id)
+        if answer is None:
+            never_left.append(id)
+        else:
+            results.append((id, answer))
+        word = "pending" if answer is None or answer.state == "deferred" else answer.state
+        went[word] = went.get(word, 0) + 1
+    if results:
+        _write_results(cursor, epoch, results, now)
+    _give_back(cursor, epoch, never_left, 0.0)
+    return went
+
+
+def _said(evidence: Evidence | None, key: str, keyring: Keyring, id: int) -> Outcome | None:
+    """The outcome that the evidence gives to a delivery; None when it is certain that nothing left."""
+    if evidence is None:
+        return Outcome(key=key, state="in_doubt", detail="its worker is gone and left no record: nobody knows")
+    if key in evidence.answers:
+        return evidence.answers[key]
+    if key in evidence.left:
+        return Outcome(key=key, state="in_doubt", detail="its worker died between sending and the answer")
+    if evidence.same_boot:
+        return None
+    return Outcome(key=key, state="in_doubt", detail="its machine went down: the record may lack its last lines")
+
+
+def _resend_doubt(cursor: Any, mailing: int, first: int, last: int, epoch: int) -> None:
+    """One-off mail is sent again rather than held: a second password link does less harm than none."""
+    cursor.execute(
+        "UPDATE delivery SET state = 'pending' WHERE id BETWEEN %s AND %s AND epoch = %s AND state = 'in_doubt'"
+        " AND (SELECT on_doubt FROM mailing WHERE id = %s) = 'resend'",
+        (first, last, epoch, mailing),
+    )
+
+
+def _reopen(cursor: Any, mailing: int) -> None:
+    cursor.execute(
+        "UPDATE mailing SET state = 'sending', finished_at = NULL WHERE id = %s AND state = 'finished'", (mailing,)
+    )
+
+
+# --- what stands in it ------------------------------------------------------------------------------------------------
+
+
+def tally(mailing: int) -> Tally:
+    """How many deliveries of a mailing are in each state; all six are there. Reads each of them."""
+    counts = dict.fromkeys(DELIVERY_STATES, 0)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT state, count(*) FROM delivery WHERE mailing_id = %s AND id BETWEEN"
+            " (SELECT min(first) FROM batch WHERE mailing_id = %s) AND (SELECT max(last) FROM batch WHERE mailing_id = %s)"
+            " GROUP BY state",
+            (mailing, mailing, mailing),
+        )
+        counts |= dict(cursor.fetchall())
+    return counts
+
+
+def too_many_refused(mailing: int) -> tuple[int, int] | None:
+    """(refused, answered) when so many of a mailing were refused that something must be wrong with all of it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT sum(refused), sum(answered) FROM batch WHERE mailing_id = %s", (mailing,))
+        refused, answered = (int(each or 0) for each in cursor.fetchone())
+    return (refused, answered) if refused > REFUSALS_ALLOWED + REFUSED_SHARE * answered else None

@@ -1,0 +1,527 @@
+"""Mailings: opened, written down recipient by recipient, paused, resumed, cancelled, finished, and resolved.
+
+`open_mailing` freezes the editions and the plan in one short transaction. Writing down the recipients is a duty's work,
+`write_down`, one key range after the other, each in a transaction of its own: it may be interrupted anywhere and goes
+on where it was, and nothing can be claimed before the counts agree.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Max, QuerySet
+
+from newsletter.errors import LedgerError, NotFound
+from newsletter.rendering.edition import Edition as RenderedEdition
+from newsletter.store import models
+from newsletter.store.editions import frozen
+from newsletter.store.ledger import Tally, tally
+
+BATCH = 1000  # deliveries
+RANGE = 5000  # subscribers written down in one transaction, to begin with
+# Says why nothing has happened yet, and keeps room in the row for the provider's reference: rows that grow while a
+# mailing is sent split every page of an SQLite file (1.5 µs a delivery).
+WAITING = "waits for its turn"
+QUARANTINE = 600.0  # seconds after which a doubtful delivery may be sent again: longer than any answer takes
+
+Audience = QuerySet[models.Subscriber]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What `open_mailing` did. `joined`: that very mailing was under way already, and is gone on with."""
+
+    mailing: int
+    joined: bool
+
+
+def open_mailing(
+    editions: Mapping[str, RenderedEdition],
+    *,
+    issue: str,
+    list: int,
+    default_language: str,
+    provider: str,
+    segment: str = "",
+    manifest_hash: str = "",
+    again: bool = False,
+) -> Opened:
+    """Freezes the editions, one per language, for everybody on the list whom this issue has not reached.
+
+    Two calls for one issue, list and segment give one mailing while it is under way. `again` begins a new round, in
+    which everybody gets the issue once more.
+    """
+    now = datetime.now(UTC)
+    with transaction.atomic():
+        round = _round(issue, again=again)
+        # The row is locked: of two calls at the same moment the second finds what the first made.
+        models.Round.objects.select_for_update().get(pk=round.pk)
+        under_way = models.Mailing.objects.filter(
+            round=round, list_id=list, segment=segment, state__in=("opening", "sending", "paused")
+        ).first()
+        if under_way:
+            return Opened(mailing=under_way.pk, joined=True)
+        mailing = models.Mailing.objects.create(
+            kind="issue",
+            round=round,
+            list_id=list,
+            segment=segment,
+            state="opening",
+            provider=provider,
+            manifest_hash=manifest_hash,
+            plan={"done": 0, "range": RANGE, "language": default_language},
+            created_at=now,
+            watched_at=now,
+        )
+        for language, edition in editions.items():
+            content, hash = frozen(edition)
+            models.Edition.objects.create(mailing=mailing, language=language, hash=hash, content=content)
+        _head()
+    return Opened(mailing=mailing.pk, joined=False)
+
+
+def _round(issue: str, *, again: bool) -> models.Round:
+    number = models.Round.objects.filter(issue=issue).aggregate(last=Max("number"))["last"] or 0
+    if again and number and models.Mailing.objects.filter(round__issue=issue, round__number=number).exists():
+        number += 1
+    return models.Round.objects.get_or_create(issue=issue, number=max(number, 1))[0]
+
+
+def _head() -> models.Fact:
+    """The row that gives out delivery ids in blocks, locked until the transaction ends."""
+    models.Fact.objects.get_or_create(name="next_delivery", defaults={"value": "1"})
+    return models.Fact.objects.select_for_update().get(name="next_delivery")
+
+
+# --- writing down the recipients --------------------------------------------------------------------------------------
+
+
+def opening() -> list[models.Mailing]:
+    """The mailings that are still being written down."""
+    return list(models.Mailing.objects.filter(state="opening").order_by("pk"))
+
+
+def write_down(mailing: int, audience: Audience | None = None) -> bool:
+    """One key range of a mailing's recipients: True while there are more.
+
+    `audience` narrows the list to a segment's people. When the last range is done and the counts agree, the mailing is
+    `sending` and its batches can be claimed; if they do not, it is paused, and says so.
+    """
+    begun = time.perf_counter()
+    with transaction.atomic():
+        row = models.Mailing.objects.select_for_update().get(pk=mailing)
+        if row.state != "opening":
+            return False
+        plan = row.plan
+        with connection.cursor() as cursor:
+            top = _end_of_range(cursor, row.list_id, plan["done"], plan["range"])
+            if top is not None:
+                _write_range(cursor, row, plan, top, audience)
+                row.save(update_fields=["audience", "left_out"])
+        if top is not None:
+            plan["done"] = top
+            # No write transaction over 250 ms: the next range is sized by how long this one took.
+            seconds = time.perf_counter() - begun
+            plan["range"] = max(500, min(20_000, int(plan["range"] * min(2.0, 0.12 / max(seconds, 0.001)))))
+            models.Mailing.objects.filter(pk=mailing).update(plan=plan, watched_at=datetime.now(UTC))
+            return True
+    _open_up(mailing)
+    return False
+
+
+def _end_of_range(cursor: Any, list: int | None, done: int, size: int) -> int | None:
+    cursor.execute(
+        "SELECT max(subscriber_id) FROM (SELECT subscriber_id FROM subscription WHERE list_id = %s"
+        " AND subscriber_id > %s ORDER BY subscriber_id LIMIT %s) AS part",
+        (list, done, size),
+    )
+    (top,) = cursor.fetchone()
+    return None if top is None else int(top)
+
+
+def _write_range(
+    cursor: Any, mailing: models.Mailing, plan: Mapping[str, Any], top: int, audience: Audience | None
+) -> None:
+    editions = list(models.Edition.objects.filter(mailing=mailing).order_by("pk").values_list("pk", "language"))
+    language, language_values = _edition_of([language for _, language in editions], plan["language"])
+    chosen, chosen_values = "1 = 1", []
+    if audience is not None:
+        part = audience.filter(pk__gt=plan["done"], pk__lte=top).order_by().values("pk")
+        segment, values = part.query.sql_with_params()
+        chosen, chosen_values = f"s.id IN ({segment})", list(values)
+    source = (
+        " FROM subscription n JOIN subscriber s ON s.id = n.subscriber_id"
+        " WHERE n.list_id = %s AND n.subscriber_id > %s AND n.subscriber_id <= %s"
+    )
+    in_range = [mailing.list_id, plan["done"], top]
+    suppressed = "EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key)"
+    reached = "EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
+    head = _head()
+    base = int(head.value)
+    # Rows of one language stand together, so that a batch is a range of ids and has one edition.
+    cursor.execute(
+        "INSERT INTO delivery (id, mailing_id, subscriber_id, round_id, address, address_key, language, state, epoch,"
+        " attempts, not_before, at, provider_ref, detail)"
+        " SELECT %s - 1 + row_number() OVER (ORDER BY language, id), %s, id, %s, address, address_key, language,"
+        f" 'pending', 0, 0, 0, %s, '', '{WAITING}' FROM ("
+        f"SELECT s.id, s.address, s.address_key, {language} AS language{source}"
+        f" AND n.state = 'subscribed' AND {chosen} AND NOT {suppressed} AND NOT {reached}) AS chosen",
+        [
+            *(base, mailing.pk, mailing.round_id, time.time()),
+            *language_values,
+            *in_range,
+            *chosen_values,
+            mailing.round_id,
+        ],
+    )
+    written = cursor.rowcount
+    models.Fact.objects.filter(name="next_delivery").update(value=str(base + written))
+    cursor.execute(
+        f"SELECT CASE WHEN n.state <> 'subscribed' THEN n.state WHEN NOT ({chosen}) THEN 'not in the segment'"
+        f" WHEN {suppressed} THEN 'suppressed' ELSE 'subscribed' END AS why, count(*){source} GROUP BY 1",
+        [*chosen_values, *in_range],
+    )
+    why = dict(cursor.fetchall())
+    already = why.pop("subscribed", 0) - written
+    for reason, count in (*why.items(), ("already has it", already)):
+        if count:
+            mailing.left_out[reason] = mailing.left_out.get(reason, 0) + count
+    mailing.audience += written
+    _cut_batches(cursor, mailing.pk, {language: pk for pk, language in editions}, base, written)
+
+
+def _edition_of(languages: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """SQL for the edition that a subscriber gets: their language, else the same without its region, else the default."""
+    arms, values = "", []
+    for language in languages:
+        arms += " WHEN lower(s.language) = %s OR lower(s.language) LIKE %s THEN %s"
+        values += [language.lower(), f"{language.lower()}-%", language]
+    return f"CASE{arms} ELSE %s END", [*values, default if default in languages else languages[0]]
+
+
+def _cut_batches(cursor: Any, mailing: int, editions: Mapping[str, int], base: int, written: int) -> None:
+    cursor.execute(
+        "SELECT language, min(id), max(id) FROM delivery WHERE id BETWEEN %s AND %s GROUP BY language",
+        (base, base + written - 1),
+    )
+    for language, first, last in cursor.fetchall():
+        _add_batches(cursor, mailing, editions[language], first, last)
+
+
+def _add_batches(cursor: Any, mailing: int, edition: int, first: int, last: int) -> None:
+    cursor.executemany(
+        "INSERT INTO batch (mailing_id, edition_id, first, last, state, epoch, owner, lease_until, not_before, answered,"
+        " refused) VALUES (%s, %s, %s, %s, 'ready', 0, '', 0, 0, 0, 0)",
+        [(mailing, edition, low, min(low + BATCH - 1, last)) for low in range(first, last + 1, BATCH)],
+    )
+
+
+def _open_up(mailing: int) -> None:
+    counted = sum(tally(mailing).values())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT sum(last - first + 1) FROM batch WHERE mailing_id = %s", (mailing,))
+        batched = int(cursor.fetchone()[0] or 0)
+        if connection.vendor == "postgresql" and counted:
+            cursor.execute("ANALYZE delivery, batch")
+    with transaction.atomic():
+        row = models.Mailing.objects.select_for_update().get(pk=mailing)
+        if row.state != "opening":
+            return
+        now = datetime.now(UTC)
+        if counted == batched == row.audience:
+            row.state, row.opened_at, row.watched_at = "sending", now, now
+        else:
+            row.state = "paused"
+            row.reason = (
+                f"the counts do not agree: {row.audience} recipients chosen, {counted} written down, {batched} in "
+                "batches; nothing was sent. Please report this; newsletter cancel ends it"
+            )
+        row.save()
+
+
+# --- what people do with them -----------------------------------------------------------------------------------------
+
+
+def find(mailing: int) -> models.Mailing:
+    """The mailing. Raises `NotFound`."""
+    try:
+        return models.Mailing.objects.select_related("round", "list").get(pk=mailing)
+    except models.Mailing.DoesNotExist:
+        raise NotFound(f"there is no mailing {mailing}; newsletter mailings lists them") from None
+
+
+def pause(mailing: int, reason: str) -> bool:
+    """No more chunks of it leave; what is on its way is finished. False when it was not under way."""
+    changed = models.Mailing.objects.filter(pk=mailing, state__in=("opening", "sending"))
+    return bool(changed.update(state="paused", reason=reason))
+
+
+def resume(mailing: int) -> str:
+    """Goes on with a paused mailing; says in which state it is now. Raises `NotFound`, `LedgerError`."""
+    with transaction.atomic():
+        find(mailing)
+        row = models.Mailing.objects.select_for_update().get(pk=mailing)
+        if row.state in ("opening", "sending"):
+            return str(row.state)
+        if row.state != "paused":
+            raise LedgerError(f"mailing {mailing} is {row.state}: only a paused one can be resumed")
+        row.state = "sending" if row.opened_at or row.kind == "oneoff" else "opening"
+        row.reason, row.watched_at = "", datetime.now(UTC)
+        row.save(update_fields=["state", "reason", "watched_at"])
+        return str(row.state)
+
+
+def cancel(mailing: int, reason: str) -> None:
+    """Whoever has not got it will not get it. A duty (`sweep`) turns what is pending into skipped.
+
+    Raises `NotFound`, and `LedgerError` when it is over already.
+    """
+    with transaction.atomic():
+        find(mailing)
+        row = models.Mailing.objects.select_for_update().get(pk=mailing)
+        if row.state in ("finished", "cancelled"):
+            raise LedgerError(f"mailing {mailing} is {row.state} already: there is nothing to cancel")
+        row.state, row.reason, row.finished_at = "cancelled", reason, datetime.now(UTC)
+        row.save(update_fields=["state", "reason", "finished_at"])
+
+
+def sweep(now: float) -> int:
+    """One batch of a cancelled mailing after the other: pending → skipped. Says how many there were."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT b.id FROM batch b JOIN mailing m ON m.id = b.mailing_id WHERE b.state = 'ready'"
+            " AND m.state = 'cancelled' ORDER BY b.id"
+        )
+        batches = [id for (id,) in cursor.fetchall()]
+    swept = 0
+    for batch in batches:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE batch SET state = 'done', not_before = 0 WHERE id = %s AND state = 'ready' RETURNING first, last",
+                (batch,),
+            )
+            if row := cursor.fetchone():
+                cursor.execute(
+                    "UPDATE delivery SET state = 'skipped', detail = 'cancelled', at = %s"
+                    " WHERE id BETWEEN %s AND %s AND state = 'pending'",
+                    (now, *row),
+                )
+                swept += cursor.rowcount
+    return swept
+
+
+def finish() -> list[int]:
+    """Mailings of an issue in which nothing is pending or sending any more are finished: their ids."""
+    done = []
+    for mailing in models.Mailing.objects.filter(state="sending", kind="issue").values_list("pk", flat=True):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT EXISTS (SELECT 1 FROM batch WHERE mailing_id = %s AND state <> 'done')", (mailing,))
+            if cursor.fetchone()[0]:
+                continue
+        counts = tally(mailing)
+        if counts["pending"] or counts["sending"]:
+            continue  # handed back by late evidence: the batch is being set ready
+        changed = models.Mailing.objects.filter(pk=mailing, state="sending")
+        if changed.update(state="finished", finished_at=datetime.now(UTC)):
+            done.append(mailing)
+    return done
+
+
+def resolve(mailing: int, *, again: bool, now: float, quarantine: float = QUARANTINE) -> int:
+    """Settles a mailing's doubts as a human decided: `again` sends to them once more, else they count as sent.
+
+    Says how many. Raises `NotFound`; `LedgerError` when `again` comes before every doubt is older than the quarantine,
+    since the answer may still come, or the stopped worker wake.
+    """
+    find(mailing)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, first, last FROM batch WHERE mailing_id = %s ORDER BY id", (mailing,))
+        batches = cursor.fetchall()
+    if again:
+        youngest = _youngest_doubt(mailing)
+        if youngest is not None and now < youngest + quarantine:
+            wait = int(youngest + quarantine - now) + 1
+            raise LedgerError(
+                f"mailing {mailing}: its last doubt is younger than {quarantine / 60:.0f} minutes, an answer may still "
+                f"come; try again in {wait} seconds"
+            )
+    settled = 0
+    for batch, first, last in batches:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("UPDATE batch SET epoch = epoch WHERE id = %s RETURNING state", (batch,))
+            (state,) = cursor.fetchone()
+            cursor.execute(
+                "UPDATE delivery SET state = %s, detail = %s, at = %s, not_before = 0"
+                " WHERE id BETWEEN %s AND %s AND state = 'in_doubt'",
+                (
+                    "pending" if again else "accepted",
+                    "sent again after a doubt" if again else "treated as sent after a doubt",
+                    now,
+                    first,
+                    last,
+                ),
+            )
+            settled += cursor.rowcount
+            if again and cursor.rowcount and state == "done":
+                cursor.execute("UPDATE batch SET state = 'ready', not_before = 0 WHERE id = %s", (batch,))
+    if again and settled:
+        models.Mailing.objects.filter(pk=mailing, state="finished").update(
+            state="sending", finished_at=None, watched_at=datetime.now(UTC)
+        )
+    return settled
+
+
+def _youngest_doubt(mailing: int) -> float | None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT max(at) FROM delivery WHERE mailing_id = %s AND state = 'in_doubt' AND id BETWEEN"
+            " (SELECT min(first) FROM batch WHERE mailing_id = %s) AND (SELECT max(last) FROM batch WHERE mailing_id = %s)",
+            (mailing, mailing, mailing),
+        )
+        (at,) = cursor.fetchone()
+        return None if at is None else float(at)
+
+
+# --- one-off mail -----------------------------------------------------------------------------------------------------
+
+
+def post(
+    edition: RenderedEdition,
+    *,
+    key: str,
+    address: str,
+    address_key: bytes,
+    slots: Mapping[str, str],
+    provider: str,
+    subscriber: int | None = None,
+) -> int | None:
+    """Puts one mail to one person into the ledger; a worker sends it before everything else.
+
+    `key` says what it is, "confirm:7:1": a second call with the same key gives None and sends nothing. `edition.key`
+    names the kind. Otherwise the delivery's id.
+    """
+    now = datetime.now(UTC)
+    content, hash = frozen(edition)
+    with transaction.atomic():
+        head = _head()
+        mailing = models.Mailing.objects.filter(kind="oneoff", name=edition.key).first()
+        if mailing is None:
+            mailing = models.Mailing.objects.create(
+                kind="oneoff",
+                name=edition.key,
+                state="sending",
+                provider=provider,
+                on_doubt="resend",
+                created_at=now,
+                opened_at=now,
+                watched_at=now,
+            )
+        frozen_edition, _ = models.Edition.objects.get_or_create(
+            mailing=mailing, language=edition.language, hash=hash, defaults={"content": content}
+        )
+        id = int(head.value)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO delivery (id, mailing_id, subscriber_id, key, address, address_key, language, slots, state,"
+                " epoch, attempts, not_before, at, provider_ref, detail)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, %s, '', '') ON CONFLICT DO NOTHING",
+                (
+                    *(id, mailing.pk, subscriber, key, address, address_key, edition.language),
+                    json.dumps(dict(slots), ensure_ascii=False),
+                    time.time(),
+                ),
+            )
+            if cursor.rowcount == 0:
+                return None
+            models.Fact.objects.filter(name="next_delivery").update(value=str(id + 1))
+            models.Mailing.objects.filter(pk=mailing.pk).update(audience=mailing.audience + 1, watched_at=now)
+            _add_batches(cursor, mailing.pk, frozen_edition.pk, id, id)
+    return id
+
+
+# --- the watch --------------------------------------------------------------------------------------------------------
+
+
+def pause_forsaken(*, grace: float, work_of: Iterable[int] | None = None, why: str = "") -> list[int]:
+    """Pauses what nobody looked after for longer than the grace period, in seconds, and has work left: the mailings.
+
+    The database may be an old copy, in which people count as pending whom the newer one has mailed.
+    """
+    now = datetime.now(UTC)
+    paused = []
+    rows = models.Mailing.objects.filter(state__in=("opening", "sending"))
+    if work_of is not None:
+        rows = rows.filter(pk__in=tuple(work_of))
+    for row in rows:
+        silent = (now - row.watched_at).total_seconds()
+        if silent <= grace and not why:
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*), sum(last - first + 1) FROM batch WHERE mailing_id = %s AND state <> 'done'", (row.pk,)
+            )
+            batches, left = cursor.fetchone()
+        if not batches and row.state == "sending":
+            continue
+        reason = why or f"no worker looked after it for {_span(silent)}"
+        if pause(
+            row.pk,
+            f"{reason}, so this database may be an old copy: up to {left or row.audience} people may have been mailed "
+            "since. When that is not so: newsletter resume " + str(row.pk),
+        ):
+            paused.append(row.pk)
+    return paused
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
+
+
+def watch() -> None:
+    """Says that a worker looks after what is under way."""
+    models.Mailing.objects.filter(state__in=("opening", "sending")).update(watched_at=datetime.now(UTC))
+
+
+def leased_epoch(batch: int) -> int | None:
+    """The epoch of a batch, or None when there is no such batch."""
+    return models.Batch.objects.filter(pk=batch).values_list("epoch", flat=True).first()
+
+
+def edition_of(edition: int) -> str:
+    """The content of a frozen edition (`editions.thawed`)."""
+    content: str = models.Edition.objects.values_list("content", flat=True).get(pk=edition)
+    return content
+
+
+def forget_addresses(*, before: float, size: int = 5000) -> int:
+    """Empties the addresses of one range of old deliveries that are settled; says how many, 0 when none is left."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT value FROM fact WHERE name = 'forgotten_to'")
+        row = cursor.fetchone()
+        start = int(row[0]) if row else 0
+        cursor.execute(
+            "SELECT max(id) FROM (SELECT id FROM delivery WHERE id > %s AND at < %s ORDER BY id LIMIT %s) AS part",
+            (start, before, size),
+        )
+        (top,) = cursor.fetchone()
+        if top is None:
+            return 0
+        cursor.execute(
+            "SELECT min(id) FROM delivery WHERE id > %s AND id <= %s"
+            " AND (at >= %s OR state IN ('pending', 'sending', 'in_doubt'))",
+            (start, top, before),
+        )
+        (young,) = cursor.fetchone()
+        if young is not None:
+            top = young - 1
+        if top <= start:
+            return 0
+        cursor.execute("UPDATE delivery SET address = '', address_key = NULL WHERE id > %s AND id <= %s", (start, top))
+        models.Fact.objects.update_or_create(name="forgotten_to", defaults={"value": str(top)})
+        return int(top - start)
