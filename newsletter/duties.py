@@ -1,4 +1,4 @@
-"""What must happen in the background, as plain functions. Each may run anywhere, any number of times, and be cut off."""
+"""What must happen in the background, as plain functions. Each may run anywhere, any number of times, cut off or not."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def turn(
     """One transaction: the results of the chunk that was sent, and the intent for the next `limit` deliveries.
 
     `results` pairs delivery ids with what the provider said; deliveries of `not_handed_over` go back to pending as if
-    they had never been tried, for `wait` seconds. The next chunk begins at delivery id `start`. Raises `Fenced` when the
-    lease went to another worker: then nothing was written.
+    they had never been tried, for `wait` seconds. The next chunk begins at delivery id `start`. Raises `Fenced` when
+    the lease went to another worker: then nothing was written.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         _guard(cursor, claimed, now + lease)
@@ -241,7 +241,7 @@ def backoff(attempts: int) -> float:
 
 
 def _write_accepted(cursor: Any, epoch: int, refs: dict[int, str], now: float) -> None:
-    """All of them in one statement: one for each costs SQLite 6 µs, half of it for setting up the CHECK on the state."""
+    """All of them in one statement: one for each would cost SQLite twice as much."""
     if not refs:
         return
     columns = (
@@ -345,7 +345,7 @@ def reap(
         if row is None:
             return None
         first, last, mailing = row
-        went = _judge(cursor, first, last, epoch, evidence, keyring, now)
+        went = _judge(cursor, (first, last), epoch, evidence, keyring=keyring, now=now)
         _resend_doubt(cursor, mailing, first, last, epoch)
         _settle_batch(cursor, batch, first, last)
         return went
@@ -369,7 +369,7 @@ def hand_in(evidence: Evidence, *, keyring: Keyring, now: float) -> Tally | None
             "UPDATE batch SET epoch = epoch WHERE id = %s RETURNING first, last, state, mailing_id", (evidence.batch,)
         )
         first, last, state, mailing = cursor.fetchone()
-        went = _judge(cursor, first, last, evidence.epoch, evidence, keyring, now)
+        went = _judge(cursor, (first, last), evidence.epoch, evidence, keyring=keyring, now=now)
         if went.get("pending") and state == "done":
             _settle_batch(cursor, evidence.batch, first, last)
         if went.get("pending"):
@@ -378,18 +378,18 @@ def hand_in(evidence: Evidence, *, keyring: Keyring, now: float) -> Tally | None
 
 
 def _judge(
-    cursor: Any, first: int, last: int, epoch: int, evidence: Evidence | None, keyring: Keyring, now: float
+    cursor: Any, ids: tuple[int, int], epoch: int, evidence: Evidence | None, *, keyring: Keyring, now: float
 ) -> Tally:
     cursor.execute(
         "SELECT id FROM delivery WHERE id BETWEEN %s AND %s AND epoch = %s AND state IN ('sending', 'in_doubt')"
         " ORDER BY id",
-        (first, last, epoch),
+        (*ids, epoch),
     )
-    ids = [id for (id,) in cursor.fetchall()]
+    held = [id for (id,) in cursor.fetchall()]
     went: Tally = {}
     results: list[tuple[int, Outcome]] = []
     never_left: list[int] = []
-    for id, key in zip(ids, keyring.delivery_keys(ids), strict=True):
+    for id, key in zip(held, keyring.delivery_keys(held), strict=True):
         answer = _said(evidence, key, keyring, id)
         if answer is None:
             never_left.append(id)
@@ -440,8 +440,8 @@ def tally(mailing: int) -> Tally:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT state, count(*) FROM delivery WHERE mailing_id = %s AND id BETWEEN"
-            " (SELECT min(first) FROM batch WHERE mailing_id = %s) AND (SELECT max(last) FROM batch WHERE mailing_id = %s)"
-            " GROUP BY state",
+            " (SELECT min(first) FROM batch WHERE mailing_id = %s)"
+            " AND (SELECT max(last) FROM batch WHERE mailing_id = %s) GROUP BY state",
             (mailing, mailing, mailing),
         )
         counts |= dict(cursor.fetchall())

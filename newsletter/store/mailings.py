@@ -21,7 +21,7 @@ from newsletter.errors import LedgerError, NotFound
 from newsletter.rendering.edition import Edition as RenderedEdition
 from newsletter.store import models
 from newsletter.store.editions import frozen
-from newsletter.store.ledger import Tally, tally
+from newsletter.store.ledger import tally
 
 BATCH = 1000  # deliveries
 RANGE = 5000  # subscribers written down in one transaction, to begin with
@@ -29,6 +29,8 @@ RANGE = 5000  # subscribers written down in one transaction, to begin with
 # mailing is sent split every page of an SQLite file (1.5 µs a delivery).
 WAITING = "waits for its turn"
 QUARANTINE = 600.0  # seconds after which a doubtful delivery may be sent again: longer than any answer takes
+
+UNDER_WAY = ("opening", "sending", "paused")
 
 Audience = QuerySet[models.Subscriber]
 
@@ -63,7 +65,7 @@ def open_mailing(
         # The row is locked: of two calls at the same moment the second finds what the first made.
         models.Round.objects.select_for_update().get(pk=round.pk)
         under_way = models.Mailing.objects.filter(
-            round=round, list_id=list, segment=segment, state__in=("opening", "sending", "paused")
+            round=round, list_id=list, segment=segment, state__in=UNDER_WAY
         ).first()
         if under_way:
             return Opened(mailing=under_way.pk, joined=True)
@@ -82,21 +84,29 @@ def open_mailing(
         for language, edition in editions.items():
             content, hash = frozen(edition)
             models.Edition.objects.create(mailing=mailing, language=language, hash=hash, content=content)
-        _head()
     return Opened(mailing=mailing.pk, joined=False)
 
 
 def _round(issue: str, *, again: bool) -> models.Round:
     number = models.Round.objects.filter(issue=issue).aggregate(last=Max("number"))["last"] or 0
-    if again and number and models.Mailing.objects.filter(round__issue=issue, round__number=number).exists():
-        number += 1
+    if again and number:
+        of_last = models.Mailing.objects.filter(round__issue=issue, round__number=number)
+        # Not while that round is under way: whoever asks twice, or from two shells, means one round more, not two.
+        if of_last.exists() and not of_last.filter(state__in=UNDER_WAY).exists():
+            number += 1
     return models.Round.objects.get_or_create(issue=issue, number=max(number, 1))[0]
 
 
-def _head() -> models.Fact:
-    """The row that gives out delivery ids in blocks, locked until the transaction ends."""
-    models.Fact.objects.get_or_create(name="next_delivery", defaults={"value": "1"})
-    return models.Fact.objects.select_for_update().get(name="next_delivery")
+def _lock_ids(cursor: Any) -> None:
+    """Until the transaction ends nobody else makes deliveries, so that the ids of one statement are neighbours.
+
+    On SQLite a transaction that writes is alone as it is.
+    """
+    if connection.vendor == "postgresql":
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_DELIVERY_IDS,))
+
+
+_DELIVERY_IDS = 0x6E657773  # a number of our own for the lock
 
 
 # --- writing down the recipients --------------------------------------------------------------------------------------
@@ -149,7 +159,7 @@ def _write_range(
     cursor: Any, mailing: models.Mailing, plan: Mapping[str, Any], top: int, audience: Audience | None
 ) -> None:
     editions = list(models.Edition.objects.filter(mailing=mailing).order_by("pk").values_list("pk", "language"))
-    language, language_values = _edition_of([language for _, language in editions], plan["language"])
+    language, language_values = edition_sql([language for _, language in editions], plan["language"])
     chosen, chosen_values = "1 = 1", []
     if audience is not None:
         part = audience.filter(pk__gt=plan["done"], pk__lte=top).order_by().values("pk")
@@ -162,42 +172,53 @@ def _write_range(
     in_range = [mailing.list_id, plan["done"], top]
     suppressed = "EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key)"
     reached = "EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
-    head = _head()
-    base = int(head.value)
+    _lock_ids(cursor)
+    # Nobody has it yet when this is the round's only mailing; then its unique key alone is the guard.
+    fresh = not models.Mailing.objects.filter(round_id=mailing.round_id).exclude(pk=mailing.pk).exists()
+    unreached, unreached_values = ("", []) if fresh else (f" AND NOT {reached}", [mailing.round_id])
     # Rows of one language stand together, so that a batch is a range of ids and has one edition.
     cursor.execute(
-        "INSERT INTO delivery (id, mailing_id, subscriber_id, round_id, address, address_key, language, state, epoch,"
+        "INSERT INTO delivery (mailing_id, subscriber_id, round_id, address, address_key, language, state, epoch,"
         " attempts, not_before, at, provider_ref, detail)"
-        " SELECT %s - 1 + row_number() OVER (ORDER BY language, id), %s, id, %s, address, address_key, language,"
-        f" 'pending', 0, 0, 0, %s, '', '{WAITING}' FROM ("
+        " SELECT %s, id, %s, address, address_key, language, 'pending', 0, 0, 0, %s, '', %s FROM ("
         f"SELECT s.id, s.address, s.address_key, {language} AS language{source}"
-        f" AND n.state = 'subscribed' AND {chosen} AND NOT {suppressed} AND NOT {reached}) AS chosen",
+        f" AND n.state = 'subscribed' AND {chosen} AND NOT {suppressed}{unreached}) AS chosen ORDER BY language, id",
         [
-            *(base, mailing.pk, mailing.round_id, time.time()),
+            *(mailing.pk, mailing.round_id, time.time(), WAITING),
             *language_values,
             *in_range,
             *chosen_values,
-            mailing.round_id,
+            *unreached_values,
         ],
     )
     written = cursor.rowcount
-    models.Fact.objects.filter(name="next_delivery").update(value=str(base + written))
+    if written:
+        cursor.execute("SELECT lastval()" if connection.vendor == "postgresql" else "SELECT last_insert_rowid()")
+        last = int(cursor.fetchone()[0])
+        _cut_batches(cursor, mailing.pk, {language: pk for pk, language in editions}, last - written + 1, last)
+        mailing.audience += written
     cursor.execute(
-        f"SELECT CASE WHEN n.state <> 'subscribed' THEN n.state WHEN NOT ({chosen}) THEN 'not in the segment'"
-        f" WHEN {suppressed} THEN 'suppressed' ELSE 'subscribed' END AS why, count(*){source} GROUP BY 1",
-        [*chosen_values, *in_range],
+        "SELECT state, count(*) FROM subscription WHERE list_id = %s AND subscriber_id > %s AND subscriber_id <= %s"
+        " GROUP BY state",
+        in_range,
     )
     why = dict(cursor.fetchall())
-    already = why.pop("subscribed", 0) - written
-    for reason, count in (*why.items(), ("already has it", already)):
+    subscribed = why.pop("subscribed", 0)
+    if subscribed > written:
+        cursor.execute(
+            f"SELECT CASE WHEN NOT ({chosen}) THEN 'not in the segment' WHEN {suppressed} THEN 'suppressed'"
+            f" ELSE 'already has it' END AS why, count(*){source} AND n.state = 'subscribed' GROUP BY 1",
+            [*chosen_values, *in_range],
+        )
+        why |= dict(cursor.fetchall())
+        why["already has it"] = why.get("already has it", 0) - written
+    for reason, count in why.items():
         if count:
             mailing.left_out[reason] = mailing.left_out.get(reason, 0) + count
-    mailing.audience += written
-    _cut_batches(cursor, mailing.pk, {language: pk for pk, language in editions}, base, written)
 
 
-def _edition_of(languages: Sequence[str], default: str) -> tuple[str, list[str]]:
-    """SQL for the edition that a subscriber gets: their language, else the same without its region, else the default."""
+def edition_sql(languages: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """SQL for the edition that a subscriber gets: their language, the same without its region, or the default."""
     arms, values = "", []
     for language in languages:
         arms += " WHEN lower(s.language) = %s OR lower(s.language) LIKE %s THEN %s"
@@ -205,19 +226,18 @@ def _edition_of(languages: Sequence[str], default: str) -> tuple[str, list[str]]
     return f"CASE{arms} ELSE %s END", [*values, default if default in languages else languages[0]]
 
 
-def _cut_batches(cursor: Any, mailing: int, editions: Mapping[str, int], base: int, written: int) -> None:
+def _cut_batches(cursor: Any, mailing: int, editions: Mapping[str, int], first: int, last: int) -> None:
     cursor.execute(
-        "SELECT language, min(id), max(id) FROM delivery WHERE id BETWEEN %s AND %s GROUP BY language",
-        (base, base + written - 1),
+        "SELECT language, min(id), max(id) FROM delivery WHERE id BETWEEN %s AND %s GROUP BY language", (first, last)
     )
-    for language, first, last in cursor.fetchall():
-        _add_batches(cursor, mailing, editions[language], first, last)
+    for language, low, high in cursor.fetchall():
+        _add_batches(cursor, mailing, editions[language], low, high)
 
 
 def _add_batches(cursor: Any, mailing: int, edition: int, first: int, last: int) -> None:
     cursor.executemany(
-        "INSERT INTO batch (mailing_id, edition_id, first, last, state, epoch, owner, lease_until, not_before, answered,"
-        " refused) VALUES (%s, %s, %s, %s, 'ready', 0, '', 0, 0, 0, 0)",
+        "INSERT INTO batch (mailing_id, edition_id, first, last, state, epoch, owner, lease_until, not_before,"
+        " answered, refused) VALUES (%s, %s, %s, %s, 'ready', 0, '', 0, 0, 0, 0)",
         [(mailing, edition, low, min(low + BATCH - 1, last)) for low in range(first, last + 1, BATCH)],
     )
 
@@ -292,7 +312,10 @@ def cancel(mailing: int, reason: str) -> None:
 
 
 def sweep(now: float) -> int:
-    """One batch of a cancelled mailing after the other: pending → skipped. Says how many there were."""
+    """One batch of a cancelled mailing after the other: pending → skipped. Says how many there were.
+
+    Nothing of them left, so that they give their place in the round back: a corrected issue can still reach them.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT b.id FROM batch b JOIN mailing m ON m.id = b.mailing_id WHERE b.state = 'ready'"
@@ -303,12 +326,13 @@ def sweep(now: float) -> int:
     for batch in batches:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(
-                "UPDATE batch SET state = 'done', not_before = 0 WHERE id = %s AND state = 'ready' RETURNING first, last",
+                "UPDATE batch SET state = 'done', not_before = 0 WHERE id = %s AND state = 'ready'"
+                " RETURNING first, last",
                 (batch,),
             )
             if row := cursor.fetchone():
                 cursor.execute(
-                    "UPDATE delivery SET state = 'skipped', detail = 'cancelled', at = %s"
+                    "UPDATE delivery SET state = 'skipped', detail = 'cancelled', at = %s, round_id = NULL"
                     " WHERE id BETWEEN %s AND %s AND state = 'pending'",
                     (now, *row),
                 )
@@ -381,7 +405,8 @@ def _youngest_doubt(mailing: int) -> float | None:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT max(at) FROM delivery WHERE mailing_id = %s AND state = 'in_doubt' AND id BETWEEN"
-            " (SELECT min(first) FROM batch WHERE mailing_id = %s) AND (SELECT max(last) FROM batch WHERE mailing_id = %s)",
+            " (SELECT min(first) FROM batch WHERE mailing_id = %s)"
+            " AND (SELECT max(last) FROM batch WHERE mailing_id = %s)",
             (mailing, mailing, mailing),
         )
         (at,) = cursor.fetchone()
@@ -409,7 +434,6 @@ def post(
     now = datetime.now(UTC)
     content, hash = frozen(edition)
     with transaction.atomic():
-        head = _head()
         mailing = models.Mailing.objects.filter(kind="oneoff", name=edition.key).first()
         if mailing is None:
             mailing = models.Mailing.objects.create(
@@ -425,21 +449,24 @@ def post(
         frozen_edition, _ = models.Edition.objects.get_or_create(
             mailing=mailing, language=edition.language, hash=hash, defaults={"content": content}
         )
-        id = int(head.value)
         with connection.cursor() as cursor:
+            _lock_ids(cursor)
             cursor.execute(
-                "INSERT INTO delivery (id, mailing_id, subscriber_id, key, address, address_key, language, slots, state,"
+                "INSERT INTO delivery (mailing_id, subscriber_id, key, address, address_key, language, slots, state,"
                 " epoch, attempts, not_before, at, provider_ref, detail)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, %s, '', '') ON CONFLICT DO NOTHING",
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, %s, '', %s)"
+                " ON CONFLICT DO NOTHING RETURNING id",
                 (
-                    *(id, mailing.pk, subscriber, key, address, address_key, edition.language),
+                    *(mailing.pk, subscriber, key, address, address_key, edition.language),
                     json.dumps(dict(slots), ensure_ascii=False),
                     time.time(),
+                    WAITING,
                 ),
             )
-            if cursor.rowcount == 0:
+            row = cursor.fetchone()
+            if row is None:
                 return None
-            models.Fact.objects.filter(name="next_delivery").update(value=str(id + 1))
+            id = int(row[0])
             models.Mailing.objects.filter(pk=mailing.pk).update(audience=mailing.audience + 1, watched_at=now)
             _add_batches(cursor, mailing.pk, frozen_edition.pk, id, id)
     return id

@@ -7,6 +7,8 @@ aware datetimes. An `address_key` is 16 octets: the start of HMAC-SHA256 over th
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, ClassVar
 
 from django.db import models
@@ -23,11 +25,13 @@ FATES = ("delivered", "bounced", "complained")
 
 
 def _words(name: str, column: str, words: tuple[str, ...]) -> models.CheckConstraint:
-    return models.CheckConstraint(condition=models.Q(**{f"{column}__in": words}), name=name)
+    # One comparison after the other: for IN, SQLite builds a set at every statement (1 to 3 µs a row).
+    alternatives = [models.Q(**{column: word}) for word in words]
+    return models.CheckConstraint(condition=reduce(or_, alternatives), name=name)
 
 
 class Fact(models.Model):
-    """Single facts about this database: the workspace's id, check values of its keys, the next delivery id."""
+    """Single facts about this database: the workspace's id, check values of its keys."""
 
     name = models.CharField(max_length=64, primary_key=True)
     value = models.TextField()
@@ -37,7 +41,7 @@ class Fact(models.Model):
 
 
 class Subscriber(models.Model):
-    """A person with an address. Leaving a list is a subscription's business, not to be mailed at all a suppression's."""
+    """A person with an address. Leaving a list is up to `Subscription`, not to be mailed at all to `Suppression`."""
 
     id = models.BigAutoField(primary_key=True)
     address_key = models.BinaryField(max_length=KEY_LENGTH, unique=True)
@@ -228,7 +232,7 @@ class Batch(models.Model):
 class Delivery(models.Model):
     """One mailing to one person: the ledger's row. Rows of a batch are those with ids from `first` to `last`."""
 
-    id = models.BigAutoField(primary_key=True)  # given out in blocks by fact `next_delivery`
+    id = models.BigAutoField(primary_key=True)
     mailing = models.ForeignKey(Mailing, models.CASCADE, db_index=False, db_constraint=False)
     subscriber = models.ForeignKey(
         Subscriber, models.DO_NOTHING, null=True, db_index=False, db_constraint=False, related_name="deliveries"
