@@ -20,10 +20,11 @@ import hashlib
 import html
 import re
 from base64 import encodebytes
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import quote
 
 from newsletter.errors import AddressError, Finding, HeaderError, InputError
@@ -37,14 +38,16 @@ _MAX_HEADER_LINE = 998
 _DATE, _TO, _KEYS, _LIST = 1, 3, (5, 7), 8  # places in Envelope._pieces
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipient:
-    """What a way out needs of a delivery. Nothing is checked before a message is sealed for it."""
+class Recipient(NamedTuple):
+    """What a way out needs of a delivery. Nothing is checked before a message is sealed for it.
+
+    A tuple, since there are tens of thousands a second and a frozen dataclass takes three times as long to make.
+    """
 
     key: str  # opaque delivery id, 1 to 64 of A-Z a-z 0-9 _ -
     address: str  # one bare addr-spec as typed, Unicode domain allowed
     name: str = ""  # display name in To
-    slots: Mapping[str, str] = field(default_factory=dict)  # plain text and finished URLs, never markup
+    slots: Mapping[str, str] = MappingProxyType({})  # plain text and finished URLs, never markup
 
 
 class Envelope:
@@ -108,6 +111,16 @@ class Envelope:
         pieces[_KEYS[0]] = pieces[_KEYS[1]] = recipient.key.encode()
         pieces[_LIST] = self._list_unsubscribe(recipient) if self._bulk else b"\r\n"
         return b"".join(pieces)
+
+    def check_slots(self, recipients: Iterable[Recipient]) -> None:
+        """Raises `InputError` when a recipient lacks a value for a slot that the edition uses.
+
+        `seal` would raise it too, but for a chunk half of which has left. About 0.2 µs a recipient.
+        """
+        needed = self._fills.keys()
+        for recipient in recipients:
+            if not needed <= recipient.slots.keys():
+                _encoded_value(recipient, min(needed - recipient.slots.keys()))
 
     def wire_address(self, recipient: Recipient) -> tuple[str, bool]:
         """The address for RCPT TO, its domain as A-labels, and whether this message needs SMTPUTF8 (RFC 6531).
