@@ -158,7 +158,11 @@ class Dispatcher:
         if claim is None:
             return False
         lease = Lease(batch=claim.batch, epoch=claim.epoch, until=claim.until, margin=min(2.0, self._lease / 4))
-        recorder = Recorder(self._config.recorders, lease, store=self._store, owner=self.owner)
+        try:
+            recorder = Recorder(self._config.recorders, lease, store=self._store, owner=self.owner)
+        except OSError:
+            ledger.release(claim, now=time.time())  # nothing was begun
+            raise
         _remember(self._config, self._store, claim.batch, claim.epoch)
         settled = False
         try:
@@ -181,6 +185,8 @@ class Dispatcher:
 
     def _turn(self, lease: Lease, claim: ledger.Claim, sent: _Sent | None, start: int) -> ledger.Turn:
         """Results of the last chunk and intent for the next, in one transaction. Raises `Fenced`."""
+        if sent and sent.paused:
+            _pause(claim.mailing, sent.paused)
         now = time.time()  # before the transaction, which may have to wait: the lease counts from here
         chunk = ledger.turn(
             claim,
@@ -192,9 +198,7 @@ class Dispatcher:
             now=now,
         )
         lease.until = now + self._lease
-        if sent and sent.paused:
-            _pause(claim.mailing, sent.paused)
-        elif sent and any(outcome.state == "refused" for _, outcome in sent.results):
+        if sent and any(outcome.state == "refused" for _, outcome in sent.results):
             _pause_when_refused(claim)
         return chunk
 
@@ -234,6 +238,8 @@ class Dispatcher:
         except ProviderDown as error:
             outcomes, down = _outcomes(error), True
             self._down(str(error))
+        except OSError:
+            raise  # the disk of the recorder: the next try waits for it
         except Exception as error:
             _pause(claim.mailing, f"the provider failed in a way that nobody foresaw ({type(error).__name__}: {error})")
             raise  # the recorder tells what had left
@@ -261,15 +267,17 @@ class Dispatcher:
         with self._lock:
             self.progress.answered += size
             self._answers.append((now, size))
-            while len(self._answers) > 2 and now - self._answers[0][0] > 10:
+            while now - self._answers[0][0] > 10:
                 self._answers.pop(0)
             span = now - self._answers[0][0]
             counted = sum(each for _, each in self._answers[1:])
-            if span > 0 and counted:
-                self._pace = max(FIRST_PACE / 4, counted / max(span, 0.05))
+            if span > 0.05 and counted:
+                self._pace = counted / span
 
     def _down(self, why: str) -> None:
         with self._lock:
+            if self.progress.down_until > time.time():
+                return  # another lane has said so
             self._failures += 1
             wait = min(LONGEST_WAIT, 2.0 ** min(self._failures, 10))
             self.progress.down, self.progress.down_until = why, time.time() + wait
@@ -289,8 +297,7 @@ class _Sent:
 
 
 def _outcomes(error: ProviderError) -> Sequence[Outcome]:
-    known: Sequence[Outcome] = getattr(error, "outcomes", ())
-    return known
+    return [outcome for outcome in error.outcomes if isinstance(outcome, Outcome)]
 
 
 def _edition(id: int) -> Edition:

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
@@ -511,8 +511,10 @@ def _span(seconds: float) -> str:
 
 
 def watch() -> None:
-    """Says that a worker looks after what is under way."""
-    models.Mailing.objects.filter(state__in=("opening", "sending")).update(watched_at=datetime.now(UTC))
+    """Says that a worker looks after what is under way; not more often than every 20 seconds."""
+    now = datetime.now(UTC)
+    stale = now - timedelta(seconds=20)
+    models.Mailing.objects.filter(state__in=("opening", "sending"), watched_at__lt=stale).update(watched_at=now)
 
 
 def leased_epoch(batch: int) -> int | None:

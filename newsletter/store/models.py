@@ -232,6 +232,9 @@ class Batch(models.Model):
 class Delivery(models.Model):
     """One mailing to one person: the ledger's row. Rows of a batch are those with ids from `first` to `last`."""
 
+    if TYPE_CHECKING:
+        subscriber_id: int | None
+
     id = models.BigAutoField(primary_key=True)
     mailing = models.ForeignKey(Mailing, models.CASCADE, db_index=False, db_constraint=False)
     subscriber = models.ForeignKey(
