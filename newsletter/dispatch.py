@@ -35,6 +35,7 @@ LEASE = 60.0  # seconds; longer than a stall, shorter than an operator's patienc
 IDLE = 0.5  # seconds between two looks for work
 AHEAD = 5.0  # seconds of sending that may be handed to the lanes: how soon a pause or an unsubscribe takes effect
 FIRST_PACE = 20.0  # messages per second, assumed until the first chunk has shown the true pace
+STALLED = 5.0  # seconds after which a lane that waits for its last answers lets others have the rest of its batch
 LONGEST_WAIT = 60.0  # seconds between two tries of a provider that is down
 
 
@@ -54,7 +55,9 @@ class _Hand:
 
     lease: Lease
     claim: ledger.Claim
-    since: float = field(default_factory=time.monotonic)
+    next: int = 0  # the delivery at which the batch's next chunk begins
+    since: float = field(default_factory=time.monotonic)  # when the chunk in hand was begun
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one transaction at a time about this batch
 
 
 class Dispatcher:
@@ -118,16 +121,23 @@ class Dispatcher:
             return {(hand.lease.batch, hand.lease.epoch) for hand in self._hands.values()}
 
     def heartbeat(self) -> None:
-        """Renews the leases in hand. A lane that lost its batch sends nothing more."""
+        """Renews the leases in hand. A lane that lost its batch sends nothing more; one that waits for the last answers
+        of its chunk gives away the rest of its batch."""
         with self._lock:
             hands = list(self._hands.values())
-        now = time.time()
         for hand in hands:
-            if hand.lease.until - now < self._lease * 0.67:
-                try:
+            if not hand.lock.acquire(blocking=False):
+                continue  # its own transaction renews the lease
+            try:
+                now = time.time()
+                if hand.lease.until - now < self._lease * 0.67:
                     hand.lease.until = ledger.renew(hand.claim, lease=self._lease, now=now)
-                except Fenced:
-                    hand.lease.until = 0.0
+                if time.monotonic() - hand.since > STALLED and hand.claim.first < hand.next <= hand.claim.last:
+                    hand.claim = ledger.split(hand.claim, hand.next, lease=self._lease, now=now)
+            except Fenced:
+                hand.lease.until = 0.0
+            finally:
+                hand.lock.release()
 
     # --- one lane -----------------------------------------------------------------------------------------------------
 
@@ -166,13 +176,13 @@ class Dispatcher:
         _remember(self._config, self._store, claim.batch, claim.epoch)
         settled = False
         try:
-            with self._held(lane, lease, claim):
+            with self._held(lane, lease, claim) as hand:
                 edition = self._edition(claim.edition)
-                chunk = self._turn(lease, claim, None, claim.first)
+                chunk = self._turn(hand, None, claim.first)
                 while chunk.due:
                     sent = self._send(claim, edition, chunk.due, recorder)
-                    chunk = self._turn(lease, claim, sent, chunk.next)
-                ledger.release(claim, now=time.time())
+                    chunk = self._turn(hand, sent, chunk.next)
+                ledger.release(hand.claim, now=time.time())
                 settled = True
         except Fenced:
             return True  # the recorder stays: it is evidence for what is now in doubt
@@ -183,32 +193,35 @@ class Dispatcher:
                 recorder.close()
         return True
 
-    def _turn(self, lease: Lease, claim: ledger.Claim, sent: _Sent | None, start: int) -> ledger.Turn:
+    def _turn(self, hand: _Hand, sent: _Sent | None, start: int) -> ledger.Turn:
         """Results of the last chunk and intent for the next, in one transaction. Raises `Fenced`."""
         if sent and sent.paused:
-            _pause(claim.mailing, sent.paused)
-        now = time.time()  # before the transaction, which may have to wait: the lease counts from here
-        chunk = ledger.turn(
-            claim,
-            sent.results if sent else (),
-            not_handed_over=sent.not_handed_over if sent else (),
-            start=start,
-            limit=0 if self._stopping.is_set() or (sent and sent.halt) else self._limit(),
-            lease=self._lease,
-            now=now,
-        )
-        lease.until = now + self._lease
+            _pause(hand.claim.mailing, sent.paused)
+        with hand.lock:
+            now = time.time()  # before the transaction, which may have to wait: the lease counts from here
+            chunk = ledger.turn(
+                hand.claim,
+                sent.results if sent else (),
+                not_handed_over=sent.not_handed_over if sent else (),
+                start=start,
+                limit=0 if self._stopping.is_set() or (sent and sent.halt) else self._limit(),
+                lease=self._lease,
+                now=now,
+            )
+            hand.lease.until = now + self._lease
+            hand.next, hand.since = chunk.next, time.monotonic()
         if sent and any(outcome.state == "refused" for _, outcome in sent.results):
-            _pause_when_refused(claim)
+            _pause_when_refused(hand.claim)
         return chunk
 
     @contextmanager
-    def _held(self, lane: int, lease: Lease, claim: ledger.Claim) -> Iterator[None]:
+    def _held(self, lane: int, lease: Lease, claim: ledger.Claim) -> Iterator[_Hand]:
+        hand = _Hand(lease=lease, claim=claim, next=claim.first)
         with self._lock:
             lease.stopping = self._stopping.is_set()
-            self._hands[lane] = _Hand(lease=lease, claim=claim)
+            self._hands[lane] = hand
         try:
-            yield
+            yield hand
         finally:
             with self._lock:
                 del self._hands[lane]

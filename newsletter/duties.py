@@ -1,4 +1,4 @@
-"""What must happen in the background, as plain functions. Each may run anywhere, any number of times, cut off or not."""
+"""What must happen in the background, as plain functions. Each may run anywhere, at any time, and be cut off."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from contextlib import suppress
 
 from newsletter.config import Config
+from newsletter.content.segments import Segment
 from newsletter.dispatch import remembered
+from newsletter.errors import ConfigError, NotFound
 from newsletter.links import Keyring
 from newsletter.recorder import read_evidence, recorder_paths
 from newsletter.store import ledger, mailings, segments
@@ -22,12 +24,25 @@ def write_down_recipients(config: Config, *, seconds: float = 2.0) -> bool:
     for row in mailings.opening():
         audience = None
         if row.segment and row.list_id is not None:
-            segment = segments.parse_segment(config, row.segment)
+            segment = _segment(config, row.segment, row.plan.get("meaning", ""))
+            if segment is None:
+                why = f"the segment {row.segment} was changed in lists.yaml before everybody was written down"
+                mailings.pause(row.pk, f"{why}; put it back and newsletter resume {row.pk}, or cancel and send anew")
+                continue
             audience = segments.segment_query(segment, row.list_id, now=row.created_at)
         while mailings.write_down(row.pk, audience):
             if time.monotonic() > deadline:
                 return True
     return False
+
+
+def _segment(config: Config, text: str, meaning: str) -> Segment | None:
+    """The segment of that name if it still means the same."""
+    try:
+        segment = segments.parse_segment(config, text)
+    except (NotFound, ConfigError):
+        return None
+    return segment if meaning in ("", repr(segment)) else None
 
 
 def reap(config: Config, keyring: Keyring, store: str) -> Tally:

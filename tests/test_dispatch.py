@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from audience import add_people, edition, editions
 
+from audience import add_people, edition, editions
 from newsletter.config import Config
 from newsletter.errors import ProviderDown, ProviderRejected, ProviderUnsure
 from newsletter.providers import Limits

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
@@ -176,10 +176,11 @@ def _intend(cursor: Any, claimed: Claim, start: int, limit: int, now: float) -> 
         return Turn(due=(), next=claimed.last + 1)
     due = []
     for id, address, name, slots, suppressed, subscription in rows:
-        if suppressed is None and subscription == "subscribed":
+        if address and suppressed is None and subscription == "subscribed":
             due.append(Due(id, address, name or "", slots))
         else:
             why = f"suppressed: {suppressed}" if suppressed else subscription or "left the list"
+            why = why if address else "erased"
             cursor.execute(
                 "UPDATE delivery SET state = 'skipped', detail = %s, at = %s WHERE id = %s AND state = 'pending'",
                 (why, now, id),
@@ -315,6 +316,22 @@ def renew(claimed: Claim, *, lease: float, now: float) -> float:
     with transaction.atomic(), connection.cursor() as cursor:
         _guard(cursor, claimed, now + lease)
     return now + lease
+
+
+def split(claimed: Claim, at: int, *, lease: float, now: float) -> Claim:
+    """Makes a batch of its own, ready for anybody, of the deliveries from `at` on; the claim on the others.
+
+    Raises `Fenced`.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        _guard(cursor, claimed, now + lease)
+        cursor.execute("UPDATE batch SET last = %s WHERE id = %s", (at - 1, claimed.batch))
+        cursor.execute(
+            "INSERT INTO batch (mailing_id, edition_id, first, last, state, epoch, owner, lease_until, not_before,"
+            " answered, refused) VALUES (%s, %s, %s, %s, 'ready', 0, '', 0, 0, 0, 0)",
+            (claimed.mailing, claimed.edition, at, claimed.last),
+        )
+    return replace(claimed, last=at - 1)
 
 
 # --- reaper and evidence ----------------------------------------------------------------------------------------------

@@ -51,10 +51,14 @@ def open_mailing(
     default_language: str,
     provider: str,
     segment: str = "",
+    meaning: str = "",
     manifest_hash: str = "",
     again: bool = False,
 ) -> Opened:
     """Freezes the editions, one per language, for everybody on the list whom this issue has not reached.
+
+    `segment` is its name, `meaning` what that name means now (the repr of the `Segment`): when lists.yaml is changed
+    before everybody is written down, the mailing waits for a human.
 
     Two calls for one issue, list and segment give one mailing while it is under way. `again` begins a new round, in
     which everybody gets the issue once more.
@@ -77,7 +81,7 @@ def open_mailing(
             state="opening",
             provider=provider,
             manifest_hash=manifest_hash,
-            plan={"done": 0, "range": RANGE, "language": default_language},
+            plan={"done": 0, "range": RANGE, "language": default_language, "meaning": meaning},
             created_at=now,
             watched_at=now,
         )

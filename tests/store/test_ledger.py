@@ -295,6 +295,51 @@ def test_what_was_not_handed_over_goes_back_untried(store: Config) -> None:
     assert states(mailing) == {"accepted": 2}
 
 
+def test_the_rest_of_a_batch_can_be_given_to_another_lane(store: Config) -> None:
+    from newsletter.store import ledger
+
+    mailing = open_to(store, 8)
+    claim = claimed()
+    turn = intend(claim, limit=1)
+    rest = ledger.split(claim, turn.next, lease=LEASE, now=time.time())
+    assert (rest.first, rest.last) == (claim.first, claim.first)
+    settle_all(mailing)
+    assert states(mailing) == {"sending": 1, "accepted": 7}
+    settle(rest, accepted(turn))
+    ledger.release(rest, now=time.time())
+    assert states(mailing) == {"accepted": 8}
+
+
+def test_a_delivery_without_an_address_is_skipped(store: Config) -> None:
+    from newsletter.store import models
+
+    mailing = open_to(store, 2)
+    models.Delivery.objects.filter(subscriber_id=1).update(address="", address_key=None, subscriber=None)
+    settle_all(mailing)
+    assert states(mailing) == {"accepted": 1, "skipped": 1}
+    assert models.Delivery.objects.get(state="skipped").detail == "erased"
+
+
+def test_a_segment_that_changes_while_its_people_are_written_down_stops_the_mailing(store: Config) -> None:
+    from newsletter import duties
+    from newsletter.store import mailings
+
+    list_id = add_people(store, range(1, 11))
+    opened = mailings.open_mailing(
+        editions(),
+        issue="2017-11-19",
+        list=list_id,
+        default_language="en",
+        provider="memory",
+        segment="language=es",
+        meaning="something else",
+    )
+    duties.write_down_recipients(store)
+    row = mailings.find(opened.mailing)
+    assert row.state == "paused"
+    assert "was changed in lists.yaml" in row.reason
+
+
 # --- fence, reaper, evidence ------------------------------------------------------------------------------------------
 
 
