@@ -42,8 +42,8 @@ SMTP = Shape(
             kind="choice",
             choices=("auto", "starttls", "tls", "none"),
             default="auto",
-            help="`starttls` and `tls` refuse to go on without encryption. `auto`: `none` for a server on this machine, "
-            "`starttls` for every other.",
+            help="`starttls` and `tls` refuse to go on without encryption. `auto`: `none` for a server on this machine,"
+            " `starttls` for every other.",
         ),
         Field(
             name="username",
@@ -57,8 +57,8 @@ SMTP = Shape(
             name="bounces",
             kind="string",
             default="",
-            help="A domain whose mail reaches you, such as `bounce.example.org`: each message gets a return path of its "
-            "own under it, so that a bounce tells whose it is. Default: bounces go to the sender's address.",
+            help="A domain whose mail reaches you, such as `bounce.example.org`: each message gets a return path of "
+            "its own under it, so that a bounce tells whose it is. Default: bounces go to the sender's address.",
         ),
     ),
 )
@@ -169,8 +169,8 @@ CONFIG = Shape(
             name="grace",
             kind="integer",
             default=3600,
-            help="After so many seconds without a worker, an unfinished mailing waits for somebody to say `resume`: the "
-            "database may be an old copy.",
+            help="After so many seconds without a worker, an unfinished mailing waits for somebody to say `resume`: "
+            "the database may be an old copy.",
         ),
         Field(
             name="retention",
@@ -249,10 +249,10 @@ class Config:
     list: str
     provider: str
     outbox: Path
-    smtp: Smtp | None
-    recorders: Path
-    grace: int  # seconds
-    retention: int  # days; 0: for ever
+    smtp: Smtp | None = None
+    recorders: Path = Path("subscribers/recorders")
+    grace: int = 3600  # seconds
+    retention: int = 730  # days; 0: for ever
     database_url: str = field(default="", repr=False)  # "": SQLite at `database`
     secret_key: str = field(default="", repr=False)
     retired_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -429,7 +429,7 @@ def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> di
         if any(len(secret) < 32 for secret in secrets):
             help = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
             reading.report("env", places[name], f"{name}: shorter than 32 characters", help)
-    if found.get("DATABASE_URL") and not re.match("postgres(ql)?://[^/]", found["DATABASE_URL"]):
+    if found.get("DATABASE_URL") and not _is_postgresql(found["DATABASE_URL"]):
         help = "write postgresql://user:password@host/name, or leave it out for SQLite"
         reading.report("env", places["DATABASE_URL"], "DATABASE_URL: not a PostgreSQL address", help)
     if found.get("NEWSLETTER_BASE_URL"):
@@ -438,6 +438,14 @@ def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> di
         found["NEWSLETTER_BASE_URL"] = read_value(node, setting, reading, at="NEWSLETTER_BASE_URL") or ""
         _check_base_url(found["NEWSLETTER_BASE_URL"], "NEWSLETTER_BASE_URL", node.where, reading)
     return found
+
+
+def _is_postgresql(url: str) -> bool:
+    try:
+        port = urlsplit(url).port
+    except ValueError:  # no number, or larger than a port may be; brackets of an IPv6 address that do not match
+        return False
+    return port != 0 and bool(re.match("postgres(ql)?://[^/]", url))
 
 
 def _check_ways_out(values: Mapping[str, Any], marks: Mapping[str, Where], reading: Reading) -> None:

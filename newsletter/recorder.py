@@ -4,14 +4,15 @@ With SMTP a commit for every message would cost more than the mail. A worker wri
 into an append-only file of its own for each lease: one when a message is about to leave, one when its answer came. A
 plain `write` survives the death of the process (not of the machine, which is why the first line names the boot).
 
-The writer holds an exclusive `flock` on the file as long as it lives, and being stopped is living. Whoever gets the lock
-therefore knows that the writer is dead and that what it announced is all that ever left (`read_evidence`).
+The writer holds an exclusive `flock` on the file as long as it lives, and being stopped is living. Whoever gets the
+lock therefore knows that the writer is dead and that what it announced is all that ever left (`read_evidence`).
 
 Lines hold delivery keys and the words of providers, never an address.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -85,6 +86,7 @@ class Recorder:
         self._waiting = b""  # answers not yet written: they go with the next line, or at `flush`
         self._lock = threading.Lock()
         self._left = 0  # announced so far
+        self._torn = False  # a line was cut by a disk that was full in the middle of it
 
     @property
     def left(self) -> int:
@@ -100,7 +102,7 @@ class Recorder:
         if not self.lease.open():
             return False
         with self._lock:
-            os.write(self._file, self._waiting + b">%b\n" % key.encode())
+            self._write(self._waiting + b">%b\n" % key.encode())
             self._waiting = b""
             self._left += 1
         return True
@@ -117,20 +119,30 @@ class Recorder:
         """Writes the answers that wait."""
         if self._waiting:
             with self._lock:
-                os.write(self._file, self._waiting)
+                self._write(self._waiting)
                 self._waiting = b""
 
+    def _write(self, lines: bytes) -> None:
+        if self._torn:
+            lines = b"\n" + lines
+        written = os.write(self._file, lines)
+        self._torn = written < len(lines)
+        if self._torn:  # the last octets that a disk had room for: what was to be announced is not
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
     def close(self) -> None:
-        """Lets go of the file and leaves it where it is, as evidence."""
+        """Lets go of the file and leaves it where it is, as evidence. Closing twice is fine."""
         with suppress(OSError):
             self.flush()
-        with suppress(OSError):
-            os.close(self._file)
+        file, self._file = self._file, -1  # the number may be another file's by the next call
+        if file >= 0:
+            os.close(file)
 
     def remove(self) -> None:
         """The result stands in the ledger: the file has served."""
         self.path.unlink(missing_ok=True)
-        os.close(self._file)
+        self._waiting = b""
+        self.close()
 
 
 def _one_line(text: str) -> str:
@@ -163,7 +175,7 @@ def read_evidence(path: Path) -> Evidence | None:
         if text.startswith(">"):
             left.add(text[1:])
         elif text.startswith("<"):
-            key, state, ref, detail = (text[1:].split("\t") + ["", "", ""])[:4]
+            key, state, ref, detail = [*text[1:].split("\t"), "", "", ""][:4]
             if state in STATES:
                 answers[key] = Outcome(key=key, state=state, provider_ref=ref, detail=detail)  # type: ignore[arg-type]
     same_boot = bool(boot) and boot == here["boot"]

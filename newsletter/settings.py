@@ -32,7 +32,7 @@ def configure(config: Config) -> None:
     elif {"default": database} != settings.DATABASES:
         connections.close_all()
         settings.DATABASES = {"default": database}
-        connections.settings = connections.configure_settings(settings.DATABASES)  # type: ignore[misc]
+        connections.settings = connections.configure_settings(settings.DATABASES)
         with suppress(AttributeError):  # this thread has not asked for it yet
             del connections["default"]
 
@@ -45,8 +45,9 @@ def _sqlite(config: Config) -> dict[str, object]:
             "transaction_mode": "IMMEDIATE",
             "timeout": 30,
             # FULL: an intent is on the disk before a message leaves. In WAL mode that is one fsync for a commit.
+            # secure_delete: who was erased is not found in the file either. Not measurable in an import or a dispatch.
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4000; "
-            "PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY;",
+            "PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY; PRAGMA secure_delete=ON;",
         },
     }
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from databases import PostgreSQL
 from hypothesis import settings
 
+from databases import PostgreSQL
 from newsletter.config import ENVIRONMENT, Config, load_config
 from newsletter.settings import configure
 
@@ -99,8 +99,8 @@ lists:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, workspace: Path) -> Iterator[Config]:
-    """The configuration of an empty workspace with lists `weekly` and `alerts`, secrets, and a migrated, empty database:
-    once SQLite, once PostgreSQL. Django is configured for it."""
+    """The configuration of an empty workspace with lists `weekly` and `alerts`, secrets, and an empty database: once
+    SQLite, once PostgreSQL. Django is configured for it."""
     from django.db import connections
 
     (workspace / "subscribers").mkdir()

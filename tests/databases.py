@@ -1,4 +1,4 @@
-"""Real databases for the tests: an SQLite file and a PostgreSQL server, started once a run, a new database each test."""
+"""A real PostgreSQL server for the tests, started once a run, with a new database for each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def postgresql_programs() -> Path | None:
 
 
 class PostgreSQL:
-    """A server of our own on a Unix socket, in a new folder; PostgreSQL refuses to run as root, so it is `postgres`'s."""
+    """A server of our own on a Unix socket, in a new folder. As root it runs as `postgres`: it refuses to be root's."""
 
     def __init__(self, *, durable: bool = False) -> None:
         programs = postgresql_programs()

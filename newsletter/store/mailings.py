@@ -178,7 +178,7 @@ def _write_range(
     reached = "EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
     _lock_ids(cursor)
     # Nobody has it yet when this is the round's only mailing; then its unique key alone is the guard.
-    fresh = not models.Mailing.objects.filter(round_id=mailing.round_id).exclude(pk=mailing.pk).exists()
+    fresh = not models.Mailing.objects.filter(round=mailing.round).exclude(pk=mailing.pk).exists()
     unreached, unreached_values = ("", []) if fresh else (f" AND NOT {reached}", [mailing.round_id])
     # Rows of one language stand together, so that a batch is a range of ids and has one edition.
     cursor.execute(

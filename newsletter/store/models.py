@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from django.db import models
 
@@ -149,10 +149,6 @@ class Mailing(models.Model):
     a human, with the reason. `cancelled`, `finished`: nothing is pending.
     """
 
-    if TYPE_CHECKING:
-        list_id: int | None
-        round_id: int | None
-
     id = models.BigAutoField(primary_key=True)
     kind = models.CharField(max_length=8)
     round = models.ForeignKey(Round, models.PROTECT, null=True)  # issue mailings
@@ -231,9 +227,6 @@ class Batch(models.Model):
 
 class Delivery(models.Model):
     """One mailing to one person: the ledger's row. Rows of a batch are those with ids from `first` to `last`."""
-
-    if TYPE_CHECKING:
-        subscriber_id: int | None
 
     id = models.BigAutoField(primary_key=True)
     mailing = models.ForeignKey(Mailing, models.CASCADE, db_index=False, db_constraint=False)

@@ -537,6 +537,7 @@ def test_one_off_mail_goes_first_once_and_forgets_its_slots(store: Config) -> No
 
     open_to(store, 10)
     id = post()
+    assert id is not None
     assert post() is None
     claim = claimed()
     assert (claim.kind, claim.first, claim.last) == ("oneoff", id, id)
@@ -553,6 +554,7 @@ def test_one_off_mail_obeys_complaints_and_bounces_only(store: Config, reason: s
 
     models.Suppression.objects.create(address_key=b"y" * 16, reason=reason, at="2026-01-01T00:00Z")
     id = post(address_key=b"y" * 16)
+    assert id is not None
     claim = claimed()
     settle(claim, accepted(intend(claim)))
     ledger.release(claim, now=time.time())
@@ -563,6 +565,7 @@ def test_one_off_mail_in_doubt_is_sent_again(store: Config) -> None:
     from newsletter.store import keys, ledger, models
 
     id = post()
+    assert id is not None
     claim = claimed(now=time.time() - 2 * LEASE)
     intend(claim, now=time.time() - 2 * LEASE)
     ledger.reap(claim.batch, claim.epoch, evidence=None, keyring=keys.keyring(store), now=time.time())

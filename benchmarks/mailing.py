@@ -1,0 +1,180 @@
+"""What a mailing costs from the first recipient to the last: through the ledger, over SMTP, into postfix's smtp-sink.
+
+    PYTHONPATH=. python benchmarks/mailing.py [RECIPIENTS] [--database sqlite|postgresql] [--connections N]
+        [--late MILLISECONDS] [--hanging] [--tls] [--size OCTETS]
+
+Prints µs of CPU of the worker process per message (writing the recipients down is counted on its own), the peak of its
+resident memory, messages per second, and on PostgreSQL the CPU of the server. `--late` answers every command that late
+from a server of our own, `--hanging` lets one of its connections never answer, `--tls` speaks STARTTLS to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from audience import add_people, editions
+from databases import PostgreSQL
+from newsletter.config import Config, load_config
+from newsletter.settings import configure
+
+WORKSPACE = """\
+title: Valley News
+sender: {name: Valley News, address: news@example.org}
+languages: [en, es]
+base_url: https://news.example.org
+provider: smtp
+smtp: {host: 127.0.0.1, port: PORT, security: SECURITY, connections: CONNECTIONS}
+"""
+SECRETS = {"NEWSLETTER_SECRET_KEY": "k" * 40, "NEWSLETTER_PEPPER": "p" * 40}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipients", nargs="?", type=int, default=100_000)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--late", type=int, default=0)
+    parser.add_argument("--hanging", action="store_true")
+    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--size", type=int, default=48_000)
+    asked = parser.parse_args()
+    server = PostgreSQL(durable=True) if asked.database == "postgresql" else None
+    root = Path(tempfile.mkdtemp(prefix="newsletter-bench-"))
+    port = _free_port()
+    sink = _sink(port, root, asked)
+    try:
+        _prepare(root, port, asked, server)
+        worker = subprocess.run(
+            [sys.executable, __file__, "--worker", str(root)], env={**os.environ, "PYTHONPATH": "."}, check=True
+        )
+        assert worker.returncode == 0
+        if server:
+            print(f"postgresql   {_cpu(server.folder) / asked.recipients * 1e6:.1f} µs of the server's CPU per message")
+    finally:
+        sink.kill()
+        if server:
+            server.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _prepare(root: Path, port: int, asked: argparse.Namespace, server: PostgreSQL | None) -> None:
+    """In a process of its own, so that the worker's memory is the worker's."""
+    (root / "subscribers").mkdir()
+    text = WORKSPACE.replace("PORT", str(port)).replace("CONNECTIONS", str(asked.connections))
+    (root / "newsletter.yaml").write_text(text.replace("SECURITY", "starttls" if asked.tls else "none"))
+    (root / "subscribers" / "lists.yaml").write_text("lists:\n  - {id: weekly, name: Weekly}\n")
+    secrets = dict(SECRETS)
+    if server:
+        server.sql("CREATE DATABASE bench")
+        secrets["DATABASE_URL"] = server.url("bench")
+    (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
+    if os.fork() == 0:
+        config = load_config(root)
+        configure(config)
+        from newsletter.store import mailings, schema
+
+        schema.migrate(config)
+        list_id = add_people(config, range(1, asked.recipients + 1))
+        mailings.open_mailing(
+            editions(asked.size), issue="2017-11-19", list=list_id, default_language="en", provider="smtp"
+        )
+        os._exit(0)
+    _, status = os.wait()
+    assert status == 0
+    if server:
+        server.sql("ANALYZE", "bench")
+
+
+def work(root: Path) -> None:
+    """The worker: opens the mailing, sends it, says what that took."""
+    config: Config = load_config(root)
+    configure(config)
+    from newsletter import duties
+    from newsletter.engine import local
+    from newsletter.providers import open_provider
+    from newsletter.store import ledger, mailings
+
+    began = _used()
+    begun = time.monotonic()
+    while duties.write_down_recipients(config):
+        pass
+    opening, opening_seconds = _used() - began, time.monotonic() - begun
+    provider = open_provider(config)
+    began, begun = _used(), time.monotonic()
+    progress = local.run(
+        config, provider, stop=threading.Event(), until=lambda: mailings.find(1).state in ("finished", "paused")
+    )
+    cpu, seconds = _used() - began, time.monotonic() - begun
+    counts = {state: count for state, count in ledger.tally(1).items() if count}
+    total = sum(counts.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"opening      {opening / total * 1e6:.1f} µs of CPU per recipient, {opening_seconds:.1f} s")
+    print(f"sending      {cpu / total * 1e6:.1f} µs of CPU per message, {total / seconds:,.0f} messages/s")
+    print(f"peak memory  {peak:.0f} MiB")
+    print(f"ledger       {json.dumps(counts)} {progress.trouble}{mailings.find(1).reason}")
+
+
+def _used() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _cpu(folder: Path) -> float:
+    """Seconds of CPU that the server whose data lies in `folder` has used, with its children that ended."""
+    total = 0.0
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{folder}/data".encode() in (entry / "cmdline").read_bytes() or _parent_is(entry, folder):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                total += sum(int(each) for each in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            continue
+    return total
+
+
+def _parent_is(entry: Path, folder: Path) -> bool:
+    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+    return f"{folder}/data".encode() in Path(f"/proc/{parent}/cmdline").read_bytes()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _sink(port: int, root: Path, asked: argparse.Namespace) -> subprocess.Popen[bytes]:
+    if asked.late or asked.tls or asked.hanging:
+        words = [sys.executable, str(Path(__file__).parent / "late_sink.py"), str(port), str(asked.late)]
+        words += ["--hanging"] if asked.hanging else []
+        words += ["--tls", os.environ.setdefault("SSL_CERT_FILE", f"{root}/authority.pem")] if asked.tls else []
+        process = subprocess.Popen(words)
+    else:
+        program = shutil.which("smtp-sink") or "/usr/sbin/smtp-sink"
+        process = subprocess.Popen([program, "-u", "nobody", f"127.0.0.1:{port}", "1000"])
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process
+        time.sleep(0.05)
+    raise RuntimeError("the mail server did not start")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(Path(sys.argv[2]))
+    else:
+        main()
