@@ -17,6 +17,7 @@
         ├── SchemaMismatch                    it is older or newer than this program
         ├── WrongKey                          a secret key is not the one that the database was made with
         ├── NotFound (LookupError)            no such mailing, subscriber, list, segment
+        ├── NoConsent                     the person left, complained, was suppressed or erased
         ├── LedgerError                       what is asked does not fit the state of the mailing
         └── Fenced                            the lease went to another worker: nothing was written
 
@@ -115,7 +116,15 @@ class HeaderError(NewsletterError, ValueError):
 
 
 class ProviderError(NewsletterError, OSError):
-    """The way out failed for a whole chunk."""
+    """The way out failed for a whole chunk.
+
+    `outcomes` holds what is known all the same: an `Outcome` (recorder.py) for each recipient that was answered for
+    before. The others were not handed over, or, with `ProviderUnsure`, nobody knows.
+    """
+
+    def __init__(self, message: str, *, outcomes: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
 
 
 class ProviderDown(ProviderError, ConnectionError):
@@ -148,6 +157,10 @@ class WrongKey(StoreError):
 
 class NotFound(StoreError, LookupError):
     """There is no mailing, subscriber, list or segment of that name."""
+
+
+class NoConsent(StoreError):
+    """The person left, complained, was suppressed or erased. The text says when, and what alone may change it."""
 
 
 class LedgerError(StoreError):

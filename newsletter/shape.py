@@ -22,6 +22,7 @@ Kind = Literal[
     "line",  # one line of text, in one or several languages
     "markdown",  # Markdown, in one or several languages
     "string",  # one line, the same in every language
+    "value",  # what stands there, be it a text, a number or a truth: read as its text
     "date",  # YYYY-MM-DD
     "integer",
     "number",
@@ -318,6 +319,7 @@ def _address(text: str, _: Field) -> str | None:
 
 _CONVERT: Mapping[str, Any] = {
     "string": lambda text, _: text or None,
+    "value": lambda text, _: text or None,
     "date": _date,
     "integer": lambda text, _: int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None,
     "number": lambda text, _: float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) else None,
@@ -334,6 +336,7 @@ _KIND_WORDS: Mapping[str, str] = {
     "line": "a text",
     "markdown": "a text",
     "string": "a text",
+    "value": "a text or a number",
     "date": "a date written as YYYY-MM-DD",
     "integer": "a whole number",
     "number": "a number",
@@ -432,6 +435,7 @@ def _field_schema(known: Field, languages: tuple[str, ...]) -> dict[str, Any]:
 
 _KIND_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "string": {"type": "string"},
+    "value": {"type": ["string", "number", "boolean"]},
     "date": {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"},
     "integer": {"type": "integer", "minimum": 0},
     "number": {"type": "number", "minimum": 0},

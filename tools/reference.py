@@ -14,6 +14,7 @@ import click
 from newsletter.cli import COMMANDS, group
 from newsletter.config import CONFIG, ENVIRONMENT
 from newsletter.content.issue import BLOCK, ISSUE
+from newsletter.content.lists import LISTS
 from newsletter.rendering.look import LABELS, THEME
 from newsletter.shape import Field, Shape
 
@@ -24,6 +25,7 @@ KINDS = {
     "line": "a line of text, or one per language",
     "markdown": "Markdown, or one text per language",
     "string": "a line of text",
+    "value": "a text or a number",
     "date": "a date, YYYY-MM-DD",
     "integer": "a whole number",
     "number": "a number",
@@ -71,11 +73,12 @@ How to write an issue: [issue-files.md](issue-files.md).
 
 {tables(ISSUE, "issues/YYYY-MM-DD.yaml")}
 {tables(BLOCK, "issues/blocks.yaml, each block")}
+{tables(LISTS, "subscribers/lists.yaml")}
 {tables(THEME, "templates/theme.yaml")}
 {tables(LABELS, "templates/labels.yaml, each language")}"""
 
 
-def tables(shape: Shape, title: str) -> str:
+def tables(shape: Shape, title: str, seen: frozenset[str] = frozenset()) -> str:
     out = [f"## {title}\n", "| key | what it is | default | what for |", "|---|---|---|---|"]
     inner: list[tuple[str, Shape]] = []
     for field in shape.fields:
@@ -83,14 +86,14 @@ def tables(shape: Shape, title: str) -> str:
         if isinstance(field.kind, Shape):
             inner.append((f"{field.name}{', each' if field.many else ''}", field.kind))
     text = "\n".join(out) + "\n"
-    seen: set[str] = set()
+    seen |= {shape.name}  # a condition may stand inside a condition
     for name, kind in inner:
-        key = kind.name
-        if key in seen:
+        if kind.name in seen:
             continue
-        seen.add(key)
+        seen |= {kind.name}
         names = [other for other, each in inner if each is kind]
-        text += "\n" + tables(kind, " and ".join(f"`{each}`" for each in names) or name).replace("## ", "### ", 1)
+        title = " and ".join(f"`{each}`" for each in names) or name
+        text += "\n" + tables(kind, title, seen).replace("## ", "### ", 1)
     return text
 
 
@@ -115,6 +118,13 @@ def commands() -> str:
         command = group.get_command(click.Context(group, info_name="newsletter"), name)
         assert command is not None
         out += [f"\n## newsletter {name}\n", block(help_of(command, f"newsletter {name}"))]
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=name)
+            for inner in command.list_commands(context):
+                each = command.get_command(context, inner)
+                assert each is not None
+                full = f"newsletter {name} {inner}"
+                out += [f"\n### {full}\n", block(help_of(each, full))]
     return "\n".join(out)
 
 

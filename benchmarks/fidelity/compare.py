@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from browser import Browser, find_chromium  # noqa: E402
-
 from newsletter.config import load_config  # noqa: E402
 from newsletter.content.issue import issue_paths, load_issue  # noqa: E402
 from newsletter.errors import Where  # noqa: E402

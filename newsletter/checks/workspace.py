@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from newsletter.config import Config
 from newsletter.content.issue import stray_files
+from newsletter.content.lists import load_lists
 from newsletter.errors import Finding, InputError, Where
 from newsletter.rendering.look import Theme
 from newsletter.rendering.render import NOTICES, Templates, render_notice
+from newsletter.shape import nearest
 
 ENOUGH = 4.5  # WCAG 2.2, 1.4.3: contrast of a text with what it stands on
 
@@ -23,8 +25,9 @@ _PAIRS = (
 
 
 def check_workspace(config: Config, templates: Templates | None) -> Iterator[Finding]:
-    """Findings about newsletter.yaml, the files beside the issues, the theme, and the mails to members."""
+    """Findings about newsletter.yaml, the files beside the issues, the lists, the theme, and the mails to members."""
     yield from config.remarks
+    yield from _lists(config)
     for path in stray_files(config.issues):
         help = "an issue is named YYYY-MM-DD.yaml, a story in its folder <name>.md; rename it, or put _ before the name"
         where = Where(path=config.shown(path))
@@ -32,6 +35,20 @@ def check_workspace(config: Config, templates: Templates | None) -> Iterator[Fin
     if templates:
         yield from _contrast(templates.theme, config)
         yield from dict.fromkeys(_notices(config, templates))
+
+
+def _lists(config: Config) -> Iterator[Finding]:
+    try:
+        lists = load_lists(config)
+    except InputError as error:
+        yield from error.findings
+        return
+    yield from lists.remarks
+    if config.list not in lists.lists:
+        where = config.marks.get("list") or Where(path=config.shown(config.lists))
+        message = f"list: {config.list} is not in {config.shown(config.lists)}{nearest(config.list, lists.lists)}"
+        help = f"name one of its lists in newsletter.yaml (list: …), or add it there: {', '.join(lists.lists)}"
+        yield Finding(code="workspace.list", severity="error", where=where, message=message, help=help)
 
 
 def _notices(config: Config, templates: Templates) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import io
+import keyword
 import sys
 from typing import Any
 
@@ -17,7 +18,7 @@ from newsletter import __version__
 
 # Name, module, first line of its help: what `--help` shows without importing the command. A test keeps them equal.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
-    ("demo", "demo", "Build the newest sample issue and seal it for the sample subscribers."),
+    ("demo", "demo", "Send the newest issue to the sample subscribers, into a folder on this machine."),
     ("init", "workspace", "Make a new workspace in DIR, with a sample issue to start from."),
     ("new", "issues", "Write a fresh issue file for DATE (default: the coming issue)."),
     ("collect", "issues", "Collect stories from feeds, pages and listings into issue files."),
@@ -26,21 +27,33 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("preview", "issues", "Show an issue in the browser, reloading at every save."),
     ("build", "issues", "Write html, txt and eml per language, and a manifest."),
     ("schema", "workspace", "Print the JSON Schema of issue files, for editors that check YAML."),
+    ("subscribers", "subscribers", "Who gets the newsletter: add, show, import, export, unsubscribe, erase."),
+    ("send", "sending", "Send an issue to everybody on a list whom it has not reached yet."),
+    ("mailings", "mailings", "What was sent, what is being sent, and what became of everybody."),
+    ("pause", "mailings", "Let nothing more of a mailing leave, until you resume it."),
+    ("resume", "mailings", "Go on with a mailing that is paused."),
+    ("cancel", "mailings", "End a mailing: whoever has not got it will not get it from this one."),
+    ("resolve", "mailings", "Settle a mailing's doubts: treat them as sent, or send again."),
+    ("worker", "following", "Send what is due: mailings, single mail, second tries, until you stop it."),
+    ("backup", "database", "Write the database, the secret keys and the workspace into one file."),
+    ("restore", "database", "Bring a backup back; every mailing in it waits for you."),
+    ("migrate", "database", "Bring the database to the tables of this version."),
 )
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
     """A group whose commands are imported only when one of them runs or shows its own help."""
 
+    table = COMMANDS
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, _, _ in COMMANDS]
+        return [name for name, _, _ in self.table]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for name, module, _ in COMMANDS:
+        for name, module, _ in self.table:
             if name == cmd_name:
-                command: click.Command = getattr(
-                    importlib.import_module(f"newsletter.cli.{module}"), name.replace("-", "_")
-                )
+                attribute = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+                command: click.Command = getattr(importlib.import_module(f"newsletter.cli.{module}"), attribute)
                 return command
         return None
 
@@ -57,14 +70,15 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, _, help in COMMANDS])
+            formatter.write_dl([(name, help) for name, _, help in self.table])
 
 
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Begin with `newsletter demo`, or `newsletter init my-news`. "
-    "Exit codes: 0 done, 1 the input or a check says no, 2 usage, 3 a provider or database is down.",
+    "Exit codes: 0 done, 1 the input or a check says no, 2 usage, 3 a provider or database is down, 4 sent with "
+    "recipients in doubt.",
 )
 @click.version_option(__version__, "-V", "--version", message="newsletter %(version)s")
 @click.option(
@@ -104,16 +118,20 @@ def run(arguments: list[str] | None = None) -> int:
     except SystemExit:  # click's answer when nobody reads on: `newsletter check | head`
         return 0
     except Exception as error:
-        from newsletter.errors import InputError, NewsletterError, ProviderError
+        from newsletter.errors import DatabaseDown, InputError, NewsletterError, ProviderError
 
         if isinstance(error, InputError):
             from newsletter.cli.output import print_findings
 
             print_findings(error.findings, err=True)
             return 1
+        if not isinstance(error, NewsletterError) and "newsletter.store.schema" in sys.modules:
+            from newsletter.store.schema import database_down
+
+            error = database_down(error) or error
         if isinstance(error, NewsletterError):
             click.echo(f"error: {error}", err=True)
-            return 3 if isinstance(error, ProviderError) else 1
+            return 3 if isinstance(error, (ProviderError, DatabaseDown)) else 1
         if isinstance(error, OSError):
             name = error.filename2 or error.filename  # the second is where a finished file was to be moved
             click.echo(f"error: {f'{name}: ' if name else ''}{error.strerror or error}", err=True)

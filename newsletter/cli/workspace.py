@@ -12,10 +12,22 @@ from newsletter.build import write_file
 from newsletter.cli.output import command
 from newsletter.config import FILE, Config, find_workspace, load_config
 from newsletter.content.issue import BLOCK, ISSUE, STORY, issue_paths
+from newsletter.content.lists import LISTS
 from newsletter.rendering.render import sample_root
 from newsletter.shape import Shape, json_schema
 
-GITIGNORE = "# what a build writes, secrets, the database\nbuild/\n.env\n*.sqlite3*\n"
+GITIGNORE = """\
+# what a build writes, secrets, the database and what belongs to it
+build/
+.env
+*.sqlite3*
+subscribers/recorders/
+"""
+
+
+def fresh_secrets() -> str:
+    """The text of a .env with new secret keys."""
+    return "".join(f"{name}={secrets.token_urlsafe(32)}\n" for name in ("NEWSLETTER_SECRET_KEY", "NEWSLETTER_PEPPER"))
 
 
 def open_workspace(ctx: click.Context) -> Config:
@@ -29,7 +41,7 @@ def init(folder: Path) -> None:
     """Make a new workspace in DIR, with a sample issue to start from.
 
     DIR must be new, or empty but for a .git. It gets newsletter.yaml, issues/, templates/, subscribers/ and a .env with
-    a fresh secret key, which never goes into git.
+    fresh secret keys, which never go into git: keep a copy of them where your passwords are.
 
     \b
     Examples:
@@ -51,7 +63,7 @@ def init(folder: Path) -> None:
         if ".sqlite3" not in path.name:
             write_file(folder / path.relative_to(sample), path.read_bytes())
     write_file(folder / ".gitignore", GITIGNORE.encode())
-    write_file(folder / ".env", f"NEWSLETTER_SECRET_KEY={secrets.token_urlsafe(32)}\n".encode(), mode=0o600)
+    write_file(folder / ".env", fresh_secrets().encode(), mode=0o600)
     click.echo(f"{folder}: a workspace with one sample issue, {newest.name}.")
     click.echo("Next:")
     click.echo(f"  cd {folder}")
@@ -61,7 +73,9 @@ def init(folder: Path) -> None:
 
 
 @click.command()
-@click.option("--of", type=click.Choice(["issue", "blocks", "story"]), default="issue", help="Which kind of file.")
+@click.option(
+    "--of", type=click.Choice(["issue", "blocks", "story", "lists"]), default="issue", help="Which kind of file."
+)
 @click.pass_context
 def schema(ctx: click.Context, of: str) -> None:
     """Print the JSON Schema of issue files, for editors that check YAML.
@@ -72,7 +86,7 @@ def schema(ctx: click.Context, of: str) -> None:
       newsletter schema --of blocks > blocks.schema.json
     """
     languages = open_workspace(ctx).languages
-    shapes: dict[str, Shape] = {"issue": ISSUE, "blocks": BLOCK, "story": STORY}
+    shapes: dict[str, Shape] = {"issue": ISSUE, "blocks": BLOCK, "story": STORY, "lists": LISTS}
     described = json_schema(shapes[of], title=f"newsletter {of}", languages=languages)
     if of == "blocks":
         described = {

@@ -96,7 +96,7 @@ JOINED = Shape(
 )
 
 
-def _condition(name: str, inner: Shape | None) -> Shape:
+def _condition(inner: Shape | None) -> Shape:
     """The parts of a condition, of which all must hold; `inner` is what it may be made of."""
     fields = [
         Field(
@@ -121,15 +121,34 @@ def _condition(name: str, inner: Shape | None) -> Shape:
     if inner:
         one = "{languages: [es]}, {tags: {any: [board]}}"
         fields += [
-            Field(name="all", kind=inner, many=True, default=(), help="All of these.", example=f"all: [{one}]"),
-            Field(name="any", kind=inner, many=True, default=(), help="One or more.", example=f"any: [{one}]"),
-            Field(name="not", kind=inner, help="Not this.", example="not: {tags: {any: [board]}}"),
+            Field(
+                name="all",
+                kind=inner,
+                many=True,
+                default=(),
+                help="Conditions like this, all of which hold.",
+                example=f"all: [{one}]",
+            ),
+            Field(
+                name="any",
+                kind=inner,
+                many=True,
+                default=(),
+                help="Conditions like this, one of which holds.",
+                example=f"any: [{one}]",
+            ),
+            Field(
+                name="not",
+                kind=inner,
+                help="A condition like this that does not hold.",
+                example="not: {tags: {any: [board]}}",
+            ),
         ]
-    return Shape(name=name, fields=tuple(fields))
+    return Shape(name="condition", fields=tuple(fields))
 
 
 # Conditions may stand inside conditions, two deep: who needs more has two segments.
-SEGMENT = _condition("segment", _condition("condition", _condition("part", None)))
+SEGMENT = _condition(_condition(_condition(None)))
 
 LISTS = Shape(
     name="lists",

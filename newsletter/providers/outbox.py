@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from newsletter.envelope import Envelope, Recipient
-from newsletter.errors import AddressError, HeaderError, ProviderDown
-from newsletter.providers import Limits, Outcome
+from newsletter.errors import AddressError, HeaderError, ProviderDown, ProviderRejected
+from newsletter.providers import Limits, Outcome, Recorder
 from newsletter.rendering.edition import Edition
 
 
@@ -28,10 +28,11 @@ class Outbox:
     the flags that a mail program gave it, so nothing is ever there twice. A crash leaves whole files only; they are not
     synced one by one, since an outbox holds nothing that a second run could not write again.
 
-    Raises `ProviderDown`, with the path, when the disk is full or the folder cannot be written.
+    Raises `ProviderDown`, with the path, when the disk is full or the folder cannot be written. One lane: a worker has
+    nothing to wait for here.
     """
 
-    limits = Limits(chunk=1000)
+    limits = Limits(chunk=1000, lanes=1, connections=1, leaves=False)
 
     def __init__(self, path: Path, *, now: Callable[[], datetime] = _now) -> None:
         self._path = path
@@ -43,23 +44,42 @@ class Outbox:
         except OSError as error:
             raise self._down(error) from error
 
-    def send(self, edition: Edition, recipients: Sequence[Recipient]) -> list[Outcome]:
-        envelope = self._envelope(edition)
+    def send(self, edition: Edition, recipients: Sequence[Recipient], recorder: Recorder) -> list[Outcome]:
+        try:
+            envelope = self._envelope(edition)
+        except (AddressError, HeaderError) as error:
+            raise ProviderRejected(f"edition {edition.key} ({edition.language}): {error}") from error
+        envelope.check_slots(recipients)
         try:
             seen = {name.partition(":")[0]: name for name in os.listdir(self._path / "cur")}
-            return [self._deliver(envelope, edition.key, recipient, seen) for recipient in recipients]
         except OSError as error:
             raise self._down(error) from error
+        outcomes: list[Outcome] = []
+        for recipient in recipients:
+            try:
+                message = envelope.seal(recipient, date=self._now())
+            except (AddressError, HeaderError) as error:
+                outcomes.append(Outcome(key=recipient.key, state="refused", detail=str(error)))
+                continue
+            if not recorder.leaving(recipient.key):
+                outcomes.append(Outcome(key=recipient.key, state="deferred", detail="stopped before it left"))
+                continue
+            name = f"{edition.key}.{recipient.key}"
+            try:
+                self._write(name, message, seen)
+            except OSError as error:
+                outcome = Outcome(key=recipient.key, state="deferred", detail=_reason(error))
+                recorder.answered(outcome)
+                raise self._down(error, (*outcomes, outcome)) from error
+            outcomes.append(Outcome(key=recipient.key, state="accepted", provider_ref=name))
+            recorder.answered(outcomes[-1])
+        recorder.flush()
+        return outcomes
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _deliver(self, envelope: Envelope, edition: str, recipient: Recipient, seen: dict[str, str]) -> Outcome:
-        try:
-            message = envelope.seal(recipient, date=self._now())
-        except (AddressError, HeaderError) as error:
-            return Outcome(key=recipient.key, state="refused", detail=str(error))
-        name = f"{edition}.{recipient.key}"
+    def _write(self, name: str, message: bytes, seen: dict[str, str]) -> None:
         draft = self._path / "tmp" / f"{name}.{os.getpid()}.{threading.get_ident()}"
         try:
             draft.write_bytes(message)
@@ -68,10 +88,11 @@ class Outbox:
             with suppress(OSError):
                 draft.unlink()
             raise
-        return Outcome(key=recipient.key, state="accepted", provider_ref=name)
 
-    def _down(self, error: OSError) -> ProviderDown:
-        reason = error.strerror or type(error).__name__
-        return ProviderDown(
-            f"outbox {self._path}: {reason}; make the folder writable or free some space, then run again"
-        )
+    def _down(self, error: OSError, outcomes: tuple[Outcome, ...] = ()) -> ProviderDown:
+        message = f"outbox {self._path}: {_reason(error)}; make the folder writable or free some space, then run again"
+        return ProviderDown(message, outcomes=outcomes)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

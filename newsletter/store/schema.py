@@ -275,7 +275,7 @@ def _to_be_migrated(missing: list[str]) -> str:
     if len(missing) == len(migrations()):
         return f"{database_name()} is empty; make its tables: newsletter migrate"
     return (
-        f"{database_name()} is older than this program (it lacks {', '.join(missing)}). Stop every worker and `serve`, "
+        f"{database_name()} is older than this program (it lacks {', '.join(missing)}). Stop every worker, "
         "make a backup (newsletter backup FILE), then type: newsletter migrate"
     )
 
@@ -311,7 +311,10 @@ def explained() -> Iterator[None]:
 
 
 def database_down(error: BaseException) -> DatabaseDown | None:
-    """What to tell when Django raised this: None for what is a mistake in the program (a constraint, wrong SQL)."""
+    """What to tell when Django raised this: None for other errors, and for a mistake in the program (a constraint,
+    wrong SQL)."""
+    if not isinstance(error, Error):
+        return None
     reason = _one_line(error)
     sqlite = connection.vendor == "sqlite"
     for words, step in (_SQLITE_STEPS if sqlite else _POSTGRESQL_STEPS).items():

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, find_chromium
 from lxml.html import document_fromstring
 
+from browser import Browser, find_chromium
 from newsletter.config import Config, load_config
 from newsletter.content.issue import Issue, Story, issue_paths, load_issue
 from newsletter.errors import Where

@@ -1,0 +1,108 @@
+"""SMTP: a transaction for every message, over connections that stay open (smtp_engine.py)."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+
+from newsletter.config import Smtp
+from newsletter.envelope import Envelope, Recipient
+from newsletter.errors import AddressError, ConfigError, Finding, HeaderError, ProviderRejected
+from newsletter.headers import addr_spec
+from newsletter.providers import Limits, Outcome, Recorder
+from newsletter.providers.smtp_engine import Engine, Job, Letter
+from newsletter.rendering.edition import Edition
+
+
+class SmtpProvider:
+    """Sends through the server of `config`. Opens connections when they are needed, and closes idle ones.
+
+    `tls` replaces the default context, which verifies the server's certificate and name. After a fork the child opens
+    connections of its own. Raises `ConfigError` for a `bounces` that is no domain.
+    """
+
+    def __init__(self, config: Smtp, *, tls: ssl.SSLContext | None = None) -> None:
+        self.limits = Limits(chunk=250, lanes=4, connections=config.connections)
+        self._config = config
+        self._tls = tls
+        self._bounces = _bounce_domain(config.bounces)
+        self._letter = lru_cache(maxsize=16)(self._made)  # the languages of the mailings at work
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._process = os.getpid()
+
+    def send(self, edition: Edition, recipients: Sequence[Recipient], recorder: Recorder) -> list[Outcome]:
+        """Every recipient's outcome, in their order.
+
+        `ProviderDown` and `ProviderRejected` carry the outcomes that are known all the same: recipients without one
+        were not handed over. `InputError` says that none was.
+        """
+        letter = self._letter(edition)
+        letter.envelope.check_slots(recipients)
+        if not recipients:
+            return []
+        job = Job(letter, recipients, recorder)
+        engine = self._running()
+        engine.take(job)
+        try:
+            while not job.done.wait(5.0):
+                if not engine.thread.is_alive() and not job.done.is_set():
+                    raise RuntimeError("the smtp provider was closed while it was sending")
+        except BaseException:
+            job.over = True  # nobody waits for it any more: what has not left stays
+            raise
+        if job.failure:
+            raise job.failure
+        return [outcome for outcome in job.outcomes if outcome]
+
+    def close(self) -> None:
+        """Says QUIT on every connection. Messages on their way are waited for, for the length of one time-out."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+        if engine and self._process == os.getpid():
+            engine.stop()
+            engine.thread.join()
+
+    def _running(self) -> Engine:
+        if self._process != os.getpid():  # a child: the parent's connections are not ours to speak on
+            self._process, self._lock = os.getpid(), threading.Lock()
+            if self._engine:
+                self._engine.forget()
+                self._engine = None
+        with self._lock:
+            if not self._engine or not self._engine.thread.is_alive():
+                self._engine = Engine(self._config, self._tls)
+                self._engine.thread.start()
+            return self._engine
+
+    def _made(self, edition: Edition) -> Letter:
+        try:
+            envelope = Envelope(edition)
+            sender = addr_spec(edition.sender.address)
+            reply_to = addr_spec(edition.reply_to.address) if edition.reply_to else ""
+        except (AddressError, HeaderError) as error:
+            raise ProviderRejected(f"edition {edition.key} ({edition.language}): {error}") from error
+        # To be filled with key and address. A return path without a key prints it with no width at all (%.0b).
+        path = f"b+%b@{self._bounces}" if self._bounces else f"{sender.replace('%', '%%')}%.0b"
+        commands = f"MAIL FROM:<{path}>{{}}\r\nRCPT TO:<%b>\r\nDATA\r\n"
+        return Letter(
+            envelope=envelope,
+            commands=commands.format("").encode(),
+            utf8_commands=commands.format(" BODY=8BITMIME SMTPUTF8").encode(),
+            utf8=not (sender + reply_to).isascii(),
+            urgent=edition.kind == "transactional",
+        )
+
+
+def _bounce_domain(domain: str) -> str:
+    """The domain of return paths as A-labels, or ""."""
+    try:
+        return addr_spec(f"b@{domain}").removeprefix("b@") if domain else ""
+    except AddressError:
+        message = "smtp.bounces: is not a domain"
+        help = "write a domain whose mail reaches you, such as bounce.example.org, or remove the line"
+        finding = Finding(code="config.value", severity="error", where=None, message=message, help=help)
+        raise ConfigError([finding]) from None

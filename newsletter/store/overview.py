@@ -1,0 +1,230 @@
+"""What people ask of the ledger: who would get an issue, how far a mailing is, what became of everybody and why.
+
+Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection
+from django.db.models import Count, Max, Min, Q, QuerySet
+
+from newsletter.store import models
+from newsletter.store.mailings import UNDER_WAY, Audience, edition_sql
+
+SHORTEST_PACE = 1.0  # seconds of sending from which a pace is worth stating
+FEWEST_PACED = 50  # messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headcount:
+    """Who on a list would get an issue, by the rules with which `mailings.write_down` writes recipients down."""
+
+    recipients: dict[str, int]  # the language of the edition → people
+    left_out: dict[str, int]  # the reason → people on the list
+
+    @property
+    def total(self) -> int:
+        return sum(self.recipients.values())
+
+
+def headcount(
+    languages: Sequence[str],
+    *,
+    list: int,
+    issue: str,
+    default_language: str,
+    audience: Audience | None = None,
+    again: bool = False,
+) -> Headcount:
+    """Counts for an issue in these languages; `again` counts for a new round, which has reached nobody."""
+    language, language_values = edition_sql(languages, default_language)
+    chosen, chosen_values = "1 = 1", []
+    if audience is not None:
+        segment, values = audience.order_by().values("pk").query.sql_with_params()
+        chosen, chosen_values = f"s.id IN ({segment})", [*values]
+    round = None if again else models.Round.objects.filter(issue=issue).order_by("-number").first()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT why, language, count(*) FROM (SELECT CASE WHEN n.state <> 'subscribed' THEN n.state"
+            f" WHEN NOT ({chosen}) THEN 'not in the segment'"
+            " WHEN EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key) THEN 'suppressed'"
+            " WHEN EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
+            f" THEN 'already has it' ELSE '' END AS why, {language} AS language FROM subscription n"
+            " JOIN subscriber s ON s.id = n.subscriber_id WHERE n.list_id = %s) AS counted GROUP BY why, language",
+            [*chosen_values, round.pk if round else -1, *language_values, list],
+        )
+        rows = cursor.fetchall()
+    recipients = {spoken: count for why, spoken, count in rows if not why}
+    left_out: dict[str, int] = {}
+    for why, _, count in rows:
+        if why:
+            left_out[why] = left_out.get(why, 0) + count
+    return Headcount(recipients=dict(sorted(recipients.items())), left_out=dict(sorted(left_out.items())))
+
+
+def last_round(issue: str) -> int:
+    """The number of the last round of an issue; 0 when it was never sent."""
+    return models.Round.objects.filter(issue=issue).aggregate(last=Max("number"))["last"] or 0
+
+
+def under_way(issue: str) -> list[models.Mailing]:
+    """The mailings of an issue's last round that are not over, oldest first."""
+    rows = models.Mailing.objects.filter(round__issue=issue, round__number=last_round(issue), state__in=UNDER_WAY)
+    return [*rows.select_related("round", "list").order_by("pk")]
+
+
+def active(besides: Iterable[int] = ()) -> list[models.Mailing]:
+    """The mailings that are opening or sending, and those of `besides`, oldest first."""
+    rows = models.Mailing.objects.filter(Q(state__in=("opening", "sending")) | Q(pk__in=[*besides]))
+    return [*rows.select_related("round", "list").order_by("pk")]
+
+
+def newest(count: int | None) -> list[models.Mailing]:
+    """The mailings, newest first: so many, or all of them."""
+    return [*models.Mailing.objects.select_related("round", "list").order_by("-pk")[:count]]
+
+
+# --- how far it is ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far a mailing is, read from its batches alone: cheap enough to ask every second."""
+
+    state: str
+    reason: str
+    audience: int  # grows while it is opening
+    done: int  # deliveries that need nothing more; a little behind where some were skipped
+    refused: int
+    due: bool  # something may be sent now, or is being sent
+    next: float  # Unix seconds at which the first deferred one is due; 0.0: none is
+
+
+def standing(mailing: int, now: float) -> Standing:
+    """Raises `Mailing.DoesNotExist`."""
+    row = models.Mailing.objects.only("state", "reason", "audience").get(pk=mailing)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(CASE WHEN state = 'done' OR answered > last - first + 1 THEN last - first + 1"
+            " ELSE answered END), 0), coalesce(sum(refused), 0),"
+            " coalesce(sum(CASE WHEN state = 'leased' OR (state = 'ready' AND not_before <= %s) THEN 1 ELSE 0 END), 0),"
+            " min(CASE WHEN state = 'ready' AND not_before > %s THEN not_before END)"
+            " FROM batch WHERE mailing_id = %s",
+            (now, now, mailing),
+        )
+        done, refused, due, later = cursor.fetchone()
+    return Standing(
+        state=row.state,
+        reason=row.reason,
+        audience=row.audience,
+        done=int(done),
+        refused=int(refused),
+        due=bool(due),
+        next=later or 0.0,
+    )
+
+
+def anything_due(now: float) -> bool:
+    """Whether there is work for a worker at this moment, or one is at it: false while all that is left must wait."""
+    if models.Mailing.objects.filter(state="opening").exists():
+        return True
+    batches = models.Batch.objects
+    if batches.filter(state="leased").exists():
+        return True
+    # One query for each mailing that has work: what waits is found in the index of ready batches.
+    rows = models.Mailing.objects.filter(state__in=("sending", "cancelled")).filter(
+        Q(state="sending") | Q(batch__state="ready")
+    )
+    ids = rows.values_list("pk", "state").distinct()
+    return any(
+        batches.filter(mailing_id=id, state="ready", not_before__lte=now if state == "sending" else 1e12).exists()
+        for id, state in ids
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    mailing: int
+    per_second: float
+
+
+def last_pace(provider: str) -> Pace | None:
+    """How fast the newest mailing that tells anything left through a provider; None when none does.
+
+    The pace of the first half of what was accepted: those who were deferred come late and say nothing of it.
+    """
+    rows = models.Mailing.objects.filter(kind="issue", provider=provider, opened_at__isnull=False).order_by("-pk")
+    for id in rows.values_list("pk", flat=True)[:5]:
+        accepted = _deliveries(id).filter(state="accepted").order_by("at")
+        half = accepted.count() // 2
+        if half * 2 < FEWEST_PACED:
+            continue
+        first, middle = (accepted.values_list("at", flat=True)[at] for at in (0, half))
+        if middle - first >= SHORTEST_PACE:
+            return Pace(mailing=id, per_second=half / (middle - first))
+    return None
+
+
+# --- what became of everybody -----------------------------------------------------------------------------------------
+
+
+def _deliveries(mailing: int) -> QuerySet[models.Delivery]:
+    """A mailing's deliveries, found by their range of ids: there is no index of mailings."""
+    span = models.Batch.objects.filter(mailing_id=mailing).aggregate(first=Min("first"), last=Max("last"))
+    if span["first"] is None:
+        return models.Delivery.objects.none()
+    return models.Delivery.objects.filter(pk__gte=span["first"], pk__lte=span["last"], mailing_id=mailing)
+
+
+def reasons(mailing: int, state: str, *, most: int = 10) -> list[tuple[str, int]]:
+    """Why deliveries are in a state, in the words that were kept, with how many each; the most frequent first."""
+    rows = _deliveries(mailing).filter(state=state).exclude(detail="")
+    if state == "pending":
+        rows = rows.filter(attempts__gt=0)
+    counted = rows.values_list("detail").annotate(count=Count("pk")).order_by("-count", "detail")
+    return [(detail, count) for detail, count in counted[:most]]
+
+
+def editions(mailing: int) -> dict[str, str]:
+    """The hashes of a mailing's frozen editions by language; of single mail, the newest."""
+    rows = models.Edition.objects.filter(mailing_id=mailing).order_by("language", "pk")
+    return dict(rows.values_list("language", "hash"))
+
+
+def in_doubt(mailing: int, *, most: int) -> list[models.Delivery]:
+    """Deliveries in doubt, the oldest first."""
+    return [*_deliveries(mailing).filter(state="in_doubt").order_by("at", "pk")[:most]]
+
+
+def named(ids: Iterable[int]) -> dict[int, models.Delivery]:
+    """Deliveries by their ids."""
+    return models.Delivery.objects.in_bulk([*ids])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The batches of a mailing that something can be said of."""
+
+    held: list[tuple[str, int, float]]  # worker, batches, the earliest end of a lease
+    waiting: int  # batches whose deferred deliveries wait
+    next: float
+    refusing: list[tuple[int, str, int, int]]  # batch, language, refused, answered: where most were refused
+
+
+def work(mailing: int, now: float) -> Work:
+    batches = models.Batch.objects.filter(mailing_id=mailing)
+    held = batches.filter(state="leased").values_list("owner").annotate(count=Count("pk"), until=Min("lease_until"))
+    waiting: dict[str, Any] = batches.filter(state="ready", not_before__gt=now).aggregate(
+        count=Count("pk"), next=Min("not_before")
+    )
+    refusing = batches.filter(refused__gt=0).order_by("-refused", "pk")
+    return Work(
+        held=[*held.order_by("owner")],
+        waiting=waiting["count"],
+        next=waiting["next"] or 0.0,
+        refusing=[*refusing.values_list("pk", "edition__language", "refused", "answered")[:5]],
+    )

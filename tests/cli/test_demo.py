@@ -1,0 +1,170 @@
+"""`newsletter demo`: the whole way, in a workspace of its own, and nothing of it outside."""
+
+from __future__ import annotations
+
+import csv
+import mailbox
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from email.header import decode_header, make_header
+from pathlib import Path
+
+import pytest
+import yaml
+
+from newsletter.cli import run
+from newsletter.config import ENVIRONMENT
+from newsletter.rendering.edition import SLOT
+
+ROOT = Path(__file__).parents[2]
+OUTBOX = Path("build/demo/workspace/build/outbox")
+
+
+class Said:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+        assert "Traceback" not in err
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    for variable in ENVIRONMENT:
+        monkeypatch.delenv(variable.name, raising=False)
+
+    def run_one(*arguments: str | Path) -> Said:
+        capsys.readouterr()
+        code = run([str(each) for each in arguments])
+        return Said(code, *capsys.readouterr())
+
+    return run_one
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Run) -> Path:
+    """A workspace as `init` makes it, and the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert say("init", "desk").code == 0
+    monkeypatch.chdir(tmp_path / "desk")
+    return Path()
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+
+
+def read_header(value: str) -> str:
+    return str(make_header(decode_header(value)))
+
+
+def messages() -> dict[str, list[mailbox.MaildirMessage]]:
+    """What the demo sent, by the issue."""
+    found: dict[str, list[mailbox.MaildirMessage]] = {}
+    for key, message in mailbox.Maildir(str(OUTBOX)).items():
+        found.setdefault(key.partition(".")[0], []).append(message)
+    return found
+
+
+def test_the_demo_goes_the_whole_way_and_accounts_for_everybody(say: Run, desk: Path) -> None:
+    said = say("demo")
+    assert said.code == 0
+    assert "8 people on the list weekly, 0 rows rejected" in said.out
+    tallies = re.findall(r"accepted +(\d)\n +refused +(\d)\n +in doubt +(\d)\n +skipped +(\d)", said.out)
+    assert tallies == [("8", "0", "0", "0"), ("7", "0", "0", "1")]
+    assert re.search(r"skipped +1 +unsubscribed\n", said.out)
+    assert "0 people to send to: 7 who have it already, 1 unsubscribed; nobody gets it twice" in said.out
+    (address,) = re.findall(r"Did (\S+) get it\?", said.out)
+    assert f"Did {address} get it?\n  2017-11-19: accepted\n  2017-11-26: skipped: unsubscribed\n" in said.out
+    assert {issue: len(sent) for issue, sent in messages().items()} == {"2017-11-19": 8, "2017-11-26": 7}
+
+
+def test_each_gets_a_finished_message_in_their_language(say: Run, desk: Path) -> None:
+    with (desk / "subscribers" / "sample.csv").open(encoding="utf-8") as file:
+        rows = {row["email"]: row for row in csv.DictReader(file)}
+    said = say("demo")
+    subjects = yaml.safe_load((desk / "issues" / "2017-11-19.yaml").read_text("utf-8"))["subject"]
+    found = messages()["2017-11-19"]
+    assert len(found) == len(rows)
+    for message in found:
+        to = read_header(message["To"]).replace("\\", "")
+        (row,) = [row for address, row in rows.items() if address.partition("@")[0] + "@" in to]
+        assert row["name"] in to
+        assert read_header(message["Subject"]) == subjects[row["language"]]
+        parts = [part for part in message.walk() if not part.is_multipart()]
+        assert [part.get_content_type() for part in parts] == ["text/plain", "text/html"]
+        assert not any(SLOT.search(part.get_payload(decode=True).decode()) for part in parts)  # type: ignore[union-attr]
+    for page in ("build/demo/en.html", "build/demo/es.html"):
+        assert page in said.out
+        html = (desk / page).read_text("utf-8")
+        assert not SLOT.search(html)
+        assert all((desk / "build" / "demo" / name).is_file() for name in re.findall(r'src="(images/[^"]+)"', html))
+
+
+def test_a_second_demo_begins_anew(say: Run, desk: Path) -> None:
+    assert say("demo").code == 0
+    said = say("demo")
+    assert (said.code, "8 people on the list weekly" in said.out) == (0, True)
+    assert {issue: len(sent) for issue, sent in messages().items()} == {"2017-11-19": 8, "2017-11-26": 7}
+
+
+def test_what_it_made_can_be_looked_into(say: Run, desk: Path) -> None:
+    said = say("demo")
+    assert "-w build/demo/workspace mailings" in said.out
+    listed = say("-w", "build/demo/workspace", "mailings").out
+    assert re.search(r"1 .* finished +2017-11-19 to weekly +8 people: 8 accepted\n", listed)
+    assert re.search(r"2 .* finished +2017-11-26 to weekly +8 people: 7 accepted, 1 skipped\n", listed)
+
+
+def test_neither_the_database_nor_the_way_out_of_the_newsletter_is_touched(
+    say: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
+    monkeypatch.setenv("NEWSLETTER_PEPPER", "x" * 40)
+    spoil(desk / "newsletter.yaml", "provider: outbox", "provider: smtp\nsmtp: {host: 127.0.0.1, port: 9}")
+    assert say("demo").code == 0
+    assert not (desk / "subscribers" / "newsletter.sqlite3").exists()
+    assert not (desk / "subscribers" / "recorders").exists()
+    assert len(messages()["2017-11-19"]) == 8
+
+
+def test_a_wrong_row_of_the_sample_is_told_with_its_line_and_the_others_get_their_mail(say: Run, desk: Path) -> None:
+    spoil(desk / "subscribers" / "sample.csv", "lectora@example.net,,es", "lectora,,es")
+    said = say("demo")
+    assert said.code == 0
+    assert "7 people on the list weekly, 1 row rejected" in said.out
+    assert re.search(r"sample\.csv:4: ", said.out)
+    assert len(messages()["2017-11-19"]) == 7
+
+
+@pytest.mark.parametrize("text", ["", "email,name,language\n"])
+def test_a_sample_without_people_is_answered_in_words(say: Run, desk: Path, text: str) -> None:
+    (desk / "subscribers" / "sample.csv").write_text(text, "utf-8")
+    said = say("demo")
+    assert "Traceback" not in said.err + said.out
+
+
+def test_it_runs_where_there_is_no_psycopg(say: Run, desk: Path) -> None:
+    """In a process of its own, that has no PostgreSQL driver and finds no browser."""
+    script = (
+        "import sys; sys.modules['psycopg'] = None; sys.modules['psycopg2'] = None; "
+        "from newsletter.cli import run; sys.exit(run(['demo']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=desk.resolve(),
+        env={"PYTHONPATH": str(ROOT), "PATH": "/nowhere", "HOME": os.environ.get("HOME", "/")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nobody gets it twice" in done.stdout

@@ -1,0 +1,43 @@
+"""A worker process for the rig: the engine that `newsletter worker` runs, with a short lease and short waits.
+
+    python -m torture.worker WORKSPACE LEASE BACKOFF
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from newsletter.config import load_config
+from newsletter.providers import open_provider
+from newsletter.settings import configure
+
+
+def main() -> None:
+    root, lease, backoff = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    config = load_config(root, {})
+    configure(config)
+    from newsletter import dispatch
+    from newsletter.dispatch import Progress
+    from newsletter.engine import local
+    from newsletter.store import ledger
+
+    # What takes minutes in life takes seconds here; nothing else differs from `newsletter worker`.
+    ledger.FIRST_BACKOFF = backoff
+    dispatch.LONGEST_WAIT = backoff
+    said = ""
+
+    def report(progress: Progress) -> None:
+        nonlocal said
+        words = f"{progress.down} | {progress.trouble}"
+        if words != said:
+            said = words
+            print(words, file=sys.stderr, flush=True)
+
+    with local.stopped_by_signals() as stop:
+        print("ready", flush=True)
+        local.run(config, open_provider(config), stop=stop, lease=lease, report=report)
+
+
+if __name__ == "__main__":
+    main()
