@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs lock bench clean
+.PHONY: help demo test torture format docs lock bench clean
 
 help:
-	@echo "make demo    build the newest sample issue into a local outbox"
+	@echo "make demo    the whole way on the sample: import, send into a local outbox, and the tally"
 	@echo "make test    everything that must pass: ruff, mypy, import-linter, pytest"
+	@echo "make torture the ledger under kill -9 at full size (about half an hour)"
 	@echo "make format  put the code into its canonical form"
 	@echo "make docs    write the generated reference pages again"
 	@echo "make bench   measure what docs/performance.md states"
@@ -39,6 +40,10 @@ test: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+torture: $(VENV)/dev.stamp
+	@sh tools/test-packages.sh
+	PYTHONPATH=tests $(BIN)/python -m torture
+
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -49,6 +54,10 @@ docs: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/seal.py
+	PYTHONPATH=. $(BIN)/python benchmarks/mailing.py
+	PYTHONPATH=. $(BIN)/python benchmarks/mailing.py --database postgresql
+	PYTHONPATH=. $(BIN)/python benchmarks/mailing.py 20000 --late 50 --connections 20 --hanging
+	PYTHONPATH=. $(BIN)/python benchmarks/importing.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/runtime.lock

@@ -6,6 +6,7 @@ Modules of `newsletter.store` are imported inside functions: only after `open_st
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -127,7 +128,7 @@ def resume(ctx: click.Context, mailing: int) -> None:
         click.echo(f"Mailing {mailing} ({title(row)}) goes on where it stopped, as soon as a worker is there.")
     else:
         click.echo(f"Mailing {mailing} ({title(row)}) is {state} as it is.")
-    click.echo(f"  {_go_on(row):<34} send it from here, if no worker is running")
+    click.echo(f"  {go_on(row):<34} send it from here, if no worker is running")
 
 
 @click.command()
@@ -213,7 +214,7 @@ def resolve(ctx: click.Context, mailing: int, *, sent: bool, again: bool, yes: b
     settled = ledger.resolve(mailing, again=again, now=time.time())
     if again:
         click.echo(f"{people(settled)} will be sent to once more, as soon as a worker is there.")
-        click.echo(f"  {_go_on(row):<34} send it from here, if no worker is running")
+        click.echo(f"  {go_on(row):<34} send it from here, if no worker is running")
     else:
         click.echo(f"{people(settled)} count as sent.")
 
@@ -241,13 +242,14 @@ def title(row: Mailing) -> str:
     return words + (f", round {row.round.number}" if row.round.number > 1 else "")
 
 
-def _go_on(row: Mailing) -> str:
+def go_on(row: Mailing) -> str:
+    """The command that goes on with a mailing from where it was stopped."""
     if row.round is None:
         return f"{command()} worker"
     # The list and the segment too: without them another mailing would be meant.
-    words = [f"{command()} send {row.round.issue}"]
-    words += [f"--list {row.list.name}"] if row.list else []
-    words += [f"--segment {row.segment}"] if row.segment else []
+    words = [command(), "send", row.round.issue]
+    words += ["--list", row.list.name] if row.list else []
+    words += ["--segment", shlex.quote(row.segment)] if row.segment else []
     return " ".join(words)
 
 

@@ -17,7 +17,7 @@ from newsletter.checks.leaving import WELL_KNOWN, ask, check_leaving, identity_f
 from newsletter.cli.database import open_store
 from newsletter.cli.following import Followed, follow, span, trouble
 from newsletter.cli.issues import find_issue
-from newsletter.cli.mailings import described, doubts_next, left_out, people, print_tally, title
+from newsletter.cli.mailings import STATES, described, doubts_next, go_on, left_out, people, print_tally, title
 from newsletter.cli.output import command, plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import Config
@@ -285,7 +285,7 @@ def _send(config: Config, provider: Provider, plan: Plan, *, yes: bool, wait: bo
         _ask_going_on(config, plan, same, yes=yes, err=as_json)
         return _follow(config, provider, same.pk, wait=wait, as_json=as_json)
     if not plan.count.total:
-        return _nobody(plan, config, as_json=as_json)
+        return _nobody(plan, config, going, as_json=as_json)
     _say_plan(config, plan, err=as_json)
     if not yes and not plan.again:
         _ask(f"Send it to {people(plan.count.total)}?", refused="not sent")
@@ -310,24 +310,33 @@ def _same(row: Mailing, plan: Plan) -> bool:
     return row.list_id == plan.list and row.segment == plan.segment
 
 
-def _nobody(plan: Plan, config: Config, *, as_json: bool) -> int:
+def _nobody(plan: Plan, config: Config, going: Sequence[Mailing], *, as_json: bool) -> int:
     """There is nobody to send to: everybody has it, or nobody is there."""
+    from newsletter.store import overview
+
     if as_json:
         described = {"mailing": None, "issue": plan.issue, "recipients": {}, "left_out": plan.count.left_out}
         click.echo(json.dumps(described, ensure_ascii=False, indent=2))
         return 0
+    has = plan.count.left_out.get("already has it", 0)
+    if has:
+        counts = overview.round_tally(plan.issue)
+        told = f"everybody has it ({people(has)})"
+        if set(counts) != {"accepted"}:
+            told = f"everybody has had their turn ({', '.join(f'{counts[each]:,} {STATES[each]}' for each in counts)})"
+        click.echo(f"{plan.issue}: {told}; nobody gets it twice.")
+    else:
+        click.echo(f"{plan.issue}: nobody on the list {config.list} can get it; nothing was sent.")
     others = {why: count for why, count in plan.count.left_out.items() if why != "already has it"}
-    if has := plan.count.left_out.get("already has it", 0):
-        click.echo(f"{plan.issue}: everybody has it ({people(has)}); nobody gets it twice.")
-        if others:
-            click.echo(f"  left out: {left_out(others)}")
-        click.echo(f"  {command()} mailings            what became of everybody")
-        click.echo(f"  {command()} send {plan.issue} --again    send it once more to everybody")
-        return 0
-    click.echo(f"{plan.issue}: nobody on the list {config.list} can get it; nothing was sent.")
     if others:
         click.echo(f"  left out: {left_out(others)}")
-    click.echo(f"  {command()} subscribers import FILE    bring people onto the list")
+    for row in going:
+        click.echo(f"  mailing {row.pk} ({title(row)}) is {row.state}; to go on with it: {go_on(row)}")
+    if has:
+        click.echo(f"  {command()} mailings            what became of everybody")
+        click.echo(f"  {command()} send {plan.issue} --again    send it once more to everybody")
+    else:
+        click.echo(f"  {command()} subscribers import FILE    bring people onto the list")
     return 0
 
 
@@ -337,7 +346,7 @@ def _ask_again(plan: Plan, going: Sequence[Mailing]) -> None:
         row = going[0]
         raise click.ClickException(
             f"mailing {row.pk} ({title(row)}) is {row.state}: a new round begins when it is over. Go on with it: "
-            f"{command()} send {plan.issue}; or end it: {command()} cancel {row.pk}"
+            f"{go_on(row)}; or end it: {command()} cancel {row.pk}"
         )
     if not plan.round:
         raise click.ClickException(f"{plan.issue} was never sent: leave --again away")
@@ -363,12 +372,11 @@ def _ask_going_on(config: Config, plan: Plan, row: Mailing, *, yes: bool, err: b
             f"mailing {row.pk} ({title(row)}) was opened to leave through {row.provider}, and newsletter.yaml says "
             f"{config.provider} now: set it back, or end that mailing: {command()} cancel {row.pk}"
         )
-    click.echo(f"Mailing {row.pk} ({title(row)}) is {row.state} already; this goes on with it.", err=err)
     if row.state == "paused":
         raise click.ClickException(
-            f"mailing {row.pk} is paused: {row.reason}. To go on: {command()} resume {row.pk}; to end it: "
-            f"{command()} cancel {row.pk}"
+            f"mailing {row.pk} ({title(row)}) is paused: {row.reason}; or end it: {command()} cancel {row.pk}"
         )
+    click.echo(f"Mailing {row.pk} ({title(row)}) is {row.state} already; this goes on with it.", err=err)
     if row.manifest_hash != plan.manifest_hash:
         click.echo(
             f"The issue was changed since mailing {row.pk} was opened. What was frozen then goes out, so that "
@@ -428,8 +436,7 @@ def _ended(row: Mailing, followed: Followed, *, quiet: bool) -> int:
 
 
 def _stopped(row: Mailing, followed: Followed) -> NoReturn:
-    assert row.round is not None
-    words = f"stopped; who waits keeps their place. Go on: {command()} send {row.round.issue}, or {command()} worker"
+    words = f"stopped; who waits keeps their place. Go on: {go_on(row)}, or {command()} worker"
     if followed.down:
         raise _Down(f"{followed.down.partition('; trying again')[0]}. {words}")
     raise _Stopped(words)

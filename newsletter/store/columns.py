@@ -298,7 +298,7 @@ def reader(
     own = plan.preset is OWN
     signed_up = plan.preset is not None and plan.preset.proof
     statuses = {**STATUSES, **(plan.preset.statuses if plan.preset else {})}
-    for_everybody = tags.of([kept_name(tag) for tag in plan.tags])
+    for_everybody = tags.of(kept_tags(plan.tags))
     spoken = _Languages(config, doubts)
     default_language = spoken.of(plan.language) if plan.language else ""
     has_attributes = at_attributes is not None or bool(plan.attributes)
@@ -405,6 +405,20 @@ def reader(
         return found, address, name, language, attributes, marked, wishes, reason
 
     return person
+
+
+def kept_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags of a command line as they are stored. Raises `InputError` for one that cannot be kept."""
+    kept = []
+    for tag in tags:
+        try:
+            kept.append(kept_name(tag))
+        except ValueError as error:
+            message = f"the tag {tag[:100]!r} {error}"
+            help = "tags are short names, such as board"
+            found = Finding(code="subscribers.tag", severity="error", where=None, message=message, help=help)
+            raise InputError([found]) from None
+    return tuple(kept)
 
 
 def tidy(text: str) -> str:

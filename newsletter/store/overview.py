@@ -180,6 +180,16 @@ def _deliveries(mailing: int) -> QuerySet[models.Delivery]:
     return models.Delivery.objects.filter(pk__gte=span["first"], pk__lte=span["last"], mailing_id=mailing)
 
 
+def round_tally(issue: str) -> dict[str, int]:
+    """How many are in each state over all mailings of an issue's last round; states without anybody are not there."""
+    counts = dict.fromkeys(models.DELIVERY_STATES, 0)
+    rows = models.Mailing.objects.filter(round__issue=issue, round__number=last_round(issue))
+    for id in rows.values_list("pk", flat=True):
+        own = _deliveries(id).filter(round__isnull=False)  # not those that a cancelled mailing gave back
+        counts |= {state: counts[state] + count for state, count in own.values_list("state").annotate(Count("pk"))}
+    return {state: count for state, count in counts.items() if count}
+
+
 def reasons(mailing: int, state: str, *, most: int = 10) -> list[tuple[str, int]]:
     """Why deliveries are in a state, in the words that were kept, with how many each; the most frequent first."""
     rows = _deliveries(mailing).filter(state=state).exclude(detail="")

@@ -302,8 +302,7 @@ def test_a_paused_mailing_is_told_with_its_reason_and_not_gone_on_with(store: Co
     assert say("pause", 1).code == 0
     said = say("send", "2017-11-19")
     assert said.code == 1
-    assert "mailing 1 is paused: paused by hand" in said.err
-    assert re.search(r"To go on: \S+ resume 1", said.err)
+    assert "mailing 1 (2017-11-19 to weekly) is paused: paused by hand; to go on: newsletter resume 1" in said.err
     assert mailed(store) == 0
     assert say("resume", 1).code == 0
     assert say("send", "2017-11-19").code == 0
@@ -382,6 +381,15 @@ def test_a_refused_person_is_accounted_for_and_no_failure(store: Config, say: Sa
     said = say("send", "2017-11-19", "--yes")
     assert said.code == 0
     assert re.search(r"accepted +6\n +refused +1 ", said.out)
+
+
+def test_who_was_refused_has_had_their_turn_and_is_not_said_to_have_it(store: Config, say: Say, out: Memory) -> None:
+    add_people(store, range(1, 8))
+    out.faults = {2: Fault(at="left", do="refused")}
+    say("send", "2017-11-19", "--yes")
+    said = say("send", "2017-11-19")
+    assert "everybody has had their turn (6 accepted, 1 refused); nobody gets it twice" in said.out
+    assert len(out.messages) == 6
 
 
 def test_a_provider_that_rejects_the_sender_pauses_it_and_says_what_to_do(store: Config, say: Say, out: Memory) -> None:
@@ -739,6 +747,31 @@ def test_a_worker_once_that_leaves_a_doubt_is_exit_code_4(store: Config, say: Sa
     out.faults = doubt(3)
     say("send", "2017-11-19", "--yes", "--no-wait")
     assert say("worker", "--once").code == 4
+
+
+def test_a_worker_once_gives_up_on_a_provider_that_stays_down(
+    store: Config, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_people(store, range(1, 8))
+    say("send", "2017-11-19", "--yes", "--no-wait")
+    monkeypatch.setattr("newsletter.cli.following.open_provider", lambda config: Down())
+    monkeypatch.setattr("newsletter.cli.following.PATIENCE", 0.2)
+    said = say("worker", "--once")
+    assert (said.code, "connection refused; what was not sent waits" in said.err) == (3, True)
+    assert tally() == {"pending": 7}
+
+
+def test_a_segment_that_is_gone_pauses_its_mailing_and_no_other(store: Config, say: Say) -> None:
+    lists = (store.lists).read_text("utf-8")
+    add_people(store, range(1, 8))
+    store.lists.write_text(f"{lists}segments:\n  spanish: {{languages: [es]}}\n", "utf-8")
+    assert say("send", "2017-11-19", "--segment", "spanish", "--yes", "--no-wait").code == 0
+    store.lists.write_text(lists, "utf-8")
+    say("send", "2017-11-19", "--yes", "--no-wait")
+    assert say("worker", "--once").code == 0
+    said = say("mailings")
+    assert re.search(r"1 .* paused .*\n +its recipients cannot be found: no segment \"spanish\"", said.out)
+    assert re.search(r"2 .* finished .* 7 accepted", said.out)
 
 
 # --- processes ---

@@ -6,7 +6,6 @@ to judge it but the keyring, which tells whose a message is.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sqlite3
@@ -25,7 +24,7 @@ import psycopg
 from audience import add_people, editions
 from newsletter.config import Config, load_config
 from newsletter.recorder import read_evidence, recorder_paths
-from torture.sink import Line, Sink, Trouble, doubled, refuses
+from torture.sink import Line, Sink, Trouble, refuses
 
 ISSUE = "2017-11-19"
 BOUNCES = "bounce.news.example.org"
@@ -74,6 +73,9 @@ class Verdict:
         return self.tally["in_doubt"]
 
 
+Copy = Path | dict[str, bytes]
+
+
 class Database:
     """The ledger, read with the bare driver: an SQLite file or a PostgreSQL server."""
 
@@ -95,7 +97,9 @@ class Database:
     def tally(self, mailing: int) -> tuple[str, int, dict[str, int]]:
         """State and audience of the mailing, and how many of its deliveries are in each state."""
         with self._reading() as reading:
-            ((state, audience),) = reading.execute(f"SELECT state, audience FROM mailing WHERE id = {mailing}").fetchall()
+            row = reading.execute(f"SELECT state, audience FROM mailing WHERE id = {mailing}").fetchone()
+            assert row
+            state, audience = row
             counts = dict.fromkeys(STATES, 0)
             rows = reading.execute(f"SELECT state, count(*) FROM delivery WHERE mailing_id = {mailing} GROUP BY state")
             counts |= dict(rows.fetchall())
@@ -107,11 +111,35 @@ class Database:
             rows = reading.execute(f"SELECT id, address, state, detail FROM delivery WHERE mailing_id = {mailing}")
             return [(int(id), str(address), str(state), str(detail)) for id, address, state, detail in rows.fetchall()]
 
-    def pending_batches(self, mailing: int) -> int:
-        with self._reading() as reading:
-            rows = reading.execute(f"SELECT count(*) FROM batch WHERE mailing_id = {mailing} AND state <> 'done'")
-            ((count,),) = rows.fetchall()
-        return int(count)
+    def copy(self) -> Copy:
+        """The ledger as it is at one moment: an SQLite file, or PostgreSQL's rows."""
+        if not self._config.database_url:
+            path = self._config.database.with_suffix(".copy")
+            with self._reading() as source, closing(sqlite3.connect(path)) as target:
+                assert isinstance(source, sqlite3.Connection)
+                source.backup(target)
+            return path
+        rows = {}
+        with self._reading() as server:
+            assert isinstance(server, psycopg.Connection)
+            for table in ("mailing", "batch", "delivery"):
+                with server.cursor().copy(f"COPY {table} TO STDOUT") as out:
+                    rows[table] = b"".join(bytes(part) for part in out)
+        return rows
+
+    def put_back(self, copy: Copy) -> None:
+        """The copy in the place of the ledger. Nobody may have it open."""
+        if isinstance(copy, Path):
+            for ending in ("-wal", "-shm"):
+                Path(f"{self._config.database}{ending}").unlink(missing_ok=True)
+            copy.replace(self._config.database)
+            return
+        with psycopg.connect(self._config.database_url) as server:
+            for table in reversed(copy):
+                server.execute(f"DELETE FROM {table}")
+            for table, rows in copy.items():
+                with server.cursor().copy(f"COPY {table} FROM STDIN") as into:
+                    into.write(rows)
 
 
 class Worker:
@@ -147,11 +175,12 @@ class Worker:
 class Rig:
     """Sets everything up; `close` ends every process that it started."""
 
-    def __init__(self, config: Config, plan: Plan) -> None:
+    def __init__(self, config: Config, plan: Plan, *, sink: Sink | None = None, port: int = 0) -> None:
+        """`port`: of another mail server, which hands everything to the sink in the end."""
         self.plan = plan
-        self.sink = Sink(log=config.root / "sink.log", trouble=plan.trouble)
+        self.sink = sink or Sink(log=config.root / "sink.log", trouble=plan.trouble)
         self.sink.start()
-        self.config = _with_smtp(config, plan, self.sink.port)
+        self.config = _with_smtp(config, plan, port or self.sink.port)
         self.database = Database(self.config)
         self.mailing = 0
         self.workers: list[Worker] = []
@@ -247,7 +276,7 @@ class Rig:
             worker.send_signal(signal.SIGSTOP)
             for path in recorder_paths(self.config.recorders):
                 with suppress(OSError):
-                    if f":{worker.pid}\"" in path.read_text("utf-8").partition("\n")[0]:
+                    if f':{worker.pid}"' in path.read_text("utf-8").partition("\n")[0]:
                         path.unlink()
         worker.send_signal(signal.SIGKILL)
         worker.wait(10)
@@ -276,6 +305,7 @@ class Rig:
         """Raises `TimeoutError` with the state of everything when it takes too long."""
         deadline = time.monotonic() + self.plan.patience
         while not ready():
+            self._look_after_stopped()
             fallen = [worker for worker in self.workers if not worker.running() and worker.wait(1) not in (0, -9)]
             if fallen or time.monotonic() > deadline:
                 said = "\n".join(f"worker {each.number}: {each.log.read_text()[-1500:]}" for each in self.workers[-6:])
@@ -288,6 +318,10 @@ class Rig:
     def wait_for_messages(self, count: int) -> None:
         self.wait_for(f"{count} messages", lambda: self.messages() >= count)
 
+    def wait_for_share(self, share: float) -> None:
+        """Until so much of the mailing (0 to 1) has left."""
+        self.wait_for_messages(int(self.plan.people * share))
+
     def run(self) -> None:
         """Workers on the whole mailing, with kills and stops at random instants of it, until it is finished."""
         plan, dice = self.plan, self._dice
@@ -297,7 +331,7 @@ class Rig:
         at = sorted(int(plan.people * share * dice.uniform(0.02, 0.9)) for _ in events)
         self.start_workers()
         for event, count in zip(events, at, strict=True):
-            self.wait_for(f"{event} at {count}", lambda count=count: self._look_after_stopped() and self.messages() >= count)
+            self.wait_for_messages(count)
             time.sleep(dice.uniform(0, 0.05))
             awake = self.awake()
             if not awake:
@@ -311,11 +345,10 @@ class Rig:
                 self.stop(victim)
         self.finish()
 
-    def _look_after_stopped(self) -> bool:
+    def _look_after_stopped(self) -> None:
         for worker in self.workers:
             if worker.stopped_at and time.monotonic() - worker.stopped_at > self.plan.lease * 1.5 + 1:
                 self.wake(worker)
-        return True
 
     def finish(self) -> None:
         """Waits until nothing is left to do and every recorder was handed in; then ends the workers."""
@@ -323,7 +356,6 @@ class Rig:
         self.terminate()
 
     def _finished(self) -> bool:
-        self._look_after_stopped()
         if any(worker.stopped_at for worker in self.workers):
             return False
         with suppress(sqlite3.Error, psycopg.Error):
@@ -342,7 +374,8 @@ class Rig:
     # --- the judge ---
 
     def judge(self, *, extra_doubts: int = 0, finished: bool = True) -> Verdict:
-        """Holds the mail server's log against the ledger. `extra_doubts`: those that the server's own trouble allows."""
+        """Holds the mail server's log against the ledger. `extra_doubts`: those that something else but crashes and the
+        server's own trouble, which is counted, excuses."""
         self._watching.set()
         if self._watch:
             self._watch.join()
@@ -353,10 +386,10 @@ class Rig:
             tally=tally,
             audience=audience,
             state=state,
-            messages=sum(line.kind != "lost" for line in lines),
+            messages=sum(line.arrived for line in lines),
             lost=len(lost(rows, lines)),
             doubled=len(doubled(lines)),
-            doubt_bound=self.bound() + extra_doubts,
+            doubt_bound=self.bound() + extra_doubts + sum(line.kind != "accepted" for line in lines),
             doubts_that_arrived=len({row[1] for row in rows if row[2] == "in_doubt"} & arrived(lines)),
             snapshots=self.snapshots,
             seconds=time.monotonic() - self._started_at,
@@ -398,7 +431,7 @@ class Rig:
             yield f"{len(more)} got a message of which the ledger knows nothing, such as {sorted(more)[:5]}"
         ring, ids = keyring(self.config), {row[1]: row[0] for row in rows}
         for line in lines:
-            if ring.read_delivery(line.delivery) != ids.get(line.recipient):
+            if line.kind != "cut" and ring.read_delivery(line.delivery) != ids.get(line.recipient):
                 yield f"a message bears another's key: {line}"
                 break
         for line in lines:
@@ -410,7 +443,13 @@ class Rig:
 
 def arrived(lines: list[Line]) -> set[str]:
     """Addresses that the server took a message for."""
-    return {line.recipient for line in lines if line.kind != "lost"}
+    return {line.recipient for line in lines if line.arrived}
+
+
+def doubled(lines: list[Line]) -> dict[str, int]:
+    """Addresses that the server took more than one message for, with how many."""
+    counts = Counter(line.recipient for line in lines if line.arrived)
+    return {address: count for address, count in counts.items() if count > 1}
 
 
 def lost(rows: list[tuple[int, str, str, str]], lines: list[Line]) -> set[str]:
@@ -441,6 +480,3 @@ def table(verdicts: dict[str, Verdict]) -> str:
         rows.append((name, *map(str, (*counts, *doubts, round(each.seconds), len(each.faults)))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-__all__ = ["Counter", "Database", "Plan", "Rig", "Verdict", "Worker", "arrived", "lost", "os", "table"]

@@ -7,8 +7,9 @@ one line to LOG between the final dot and the answer, with a plain `write`, whic
 
     kind TAB time TAB delivery TAB recipient TAB return path
 
-The kinds: `accepted` (the answer is about to be sent), `taken` (accepted, but the client never hears of it), `lost`
-(the final dot came, the message was thrown away, and the client hears nothing).
+The kinds: `accepted` (the answer is about to be sent), `taken` (accepted, but the client never hears of it), and two
+that stand for no message: `lost` (the final dot came, the message was thrown away, and the client hears nothing) and
+`cut` (the connection was broken off while the message came in; the client cannot always tell that from `lost`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ class Trouble:
     defer_rcpt: float = 0.0  # RCPT is put off
     defer_dot: float = 0.0  # the message is put off after its final dot
     drop_early: float = 0.0  # the connection breaks before the message: at MAIL, RCPT or DATA
-    drop_body: float = 0.0  # … in the middle of the message
+    drop_body: float = 0.0  # … while the message comes in
     drop_lost: float = 0.0  # … after the final dot, and the message is thrown away
     drop_taken: float = 0.0  # … after the final dot, and the message was taken
     hang_lost: float = 0.0  # the final dot is never answered, and the message is thrown away
@@ -60,6 +60,10 @@ class Line(NamedTuple):
     delivery: str
     recipient: str
     return_path: str
+
+    @property
+    def arrived(self) -> bool:
+        return self.kind in ("accepted", "taken")
 
 
 # --- the client's side: start, stop, read -----------------------------------------------------------------------------
@@ -86,7 +90,8 @@ class Sink:
 
     def kill(self) -> None:
         """At once, whatever is on its way."""
-        assert self._process and self._process.stdout
+        assert self._process
+        assert self._process.stdout
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
@@ -221,6 +226,8 @@ class _Session(asyncio.Protocol):
     def _body(self, answers: bytearray) -> bool:
         """True when the end of the message is not here yet, or the answer to it is late."""
         if self._fate == "drop_body" and len(self._buffer) > 10:
+            for recipient in self._recipients:
+                self._server.note("cut", "", recipient, self._sender or "")
             self._break()
             return True
         if self._buffer.startswith(b".\r\n"):
@@ -315,12 +322,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rig ends it
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(Path(log), int(port), Trouble(**values)))
-
-
-def doubled(lines: list[Line]) -> dict[str, int]:
-    """Addresses that the server took more than one message for, with how many."""
-    counts = Counter(line.recipient for line in lines if line.kind != "lost")
-    return {address: count for address, count in counts.items() if count > 1}
 
 
 if __name__ == "__main__":

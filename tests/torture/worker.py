@@ -1,6 +1,6 @@
 """A worker process for the rig: the engine that `newsletter worker` runs, with a short lease and short waits.
 
-    python -m torture.worker WORKSPACE LEASE BACKOFF
+python -m torture.worker WORKSPACE LEASE BACKOFF
 """
 
 from __future__ import annotations
