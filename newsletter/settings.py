@@ -47,7 +47,7 @@ def _sqlite(config: Config) -> dict[str, object]:
             # FULL: an intent is on the disk before a message leaves. In WAL mode that is one fsync for a commit.
             # secure_delete: who was erased is not found in the file either. Not measurable in an import or a dispatch.
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4000; "
-            "PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY; PRAGMA secure_delete=ON;",
+            "PRAGMA cache_size=-4000; PRAGMA temp_store=MEMORY; PRAGMA secure_delete=ON;",
         },
     }
 

@@ -28,7 +28,6 @@ from newsletter.rendering.edition import Edition
 
 if TYPE_CHECKING:
     from newsletter.dispatch import Progress
-    from newsletter.store.mailings import Audience
     from newsletter.store.models import Mailing
     from newsletter.store.overview import Headcount
 
@@ -45,7 +44,7 @@ class Plan:
     manifest_hash: str
     list: int
     segment: str
-    audience: Audience | None
+    meaning: str  # of the segment, at this moment
     again: bool
     round: int  # the last one there was when we looked
     count: Headcount
@@ -170,9 +169,8 @@ def _plan(config: Config, checked: Checked, segment: str, *, again: bool) -> Pla
     assert checked.issue is not None
     issue = checked.issue.name
     list = list_id(config, config.list)
-    audience = None
-    if segment:
-        audience = segment_query(parse_segment(config, segment), list, now=datetime.now(UTC))
+    chosen = parse_segment(config, segment) if segment else None
+    audience = segment_query(chosen, list, now=datetime.now(UTC)) if chosen else None
     count = overview.headcount(
         config.languages,
         list=list,
@@ -188,7 +186,7 @@ def _plan(config: Config, checked: Checked, segment: str, *, again: bool) -> Pla
         manifest_hash=build_issue(checked.issue, checked.editions, config).manifest_hash,
         list=list,
         segment=segment,
-        audience=audience,
+        meaning=repr(chosen) if chosen else "",
         again=again,
         round=overview.last_round(issue),
         count=count,
@@ -298,6 +296,7 @@ def _send(config: Config, provider: Provider, plan: Plan, *, yes: bool, wait: bo
         default_language=config.default_language,
         provider=config.provider,
         segment=plan.segment,
+        meaning=plan.meaning,
         manifest_hash=plan.manifest_hash,
         again=again,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
@@ -199,7 +199,8 @@ def _print(report: Report, config: Config, consent: str) -> None:
 
 def _print_plan(plan: Plan) -> None:
     sheet = plan.sheet
-    kind = f", {plan.preset.title} (known by {plan.why})" if plan.preset else ""
+    of = "an export of " if plan.preset and plan.preset.name != "newsletter" else ""
+    kind = f", {of}{plan.preset.title} (known by {plan.why})" if plan.preset else ""
     click.echo(f"{click.style(sheet.name, bold=True)}: {sheet.dialect}{kind}")
     if plan.status:
         click.echo(f"  everybody in it: {plan.status}")
@@ -307,7 +308,9 @@ def export(
         segment=parse_segment(config, segment) if segment else None,
         states=states,
     )
-    with new_file(out) if out else nullcontext(click.get_text_stream("stdout", encoding="utf-8")) as file:
-        count = export_people(config, wanted, file, format=format)
     if out:
+        with new_file(out) as file:
+            count = export_people(config, wanted, file, format=format)
         click.echo(f"{plural(count, 'row')} in {config.shown(out)}; it holds addresses, and only you can read it")
+    else:
+        export_people(config, wanted, click.get_text_stream("stdout", encoding="utf-8"), format=format)

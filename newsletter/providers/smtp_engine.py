@@ -144,7 +144,8 @@ class _Connection:
         self.rcpt_refused = False  # in the envelope that was written last
         self.reset = False  # the next envelope begins with RSET
         self.doomed = False  # its envelope went elsewhere: closed as soon as the answer to the dot is here
-        self.steady = False  # the replies to come should be those of STEADY
+        self.steady = False  # the replies to come should be those of STEADY …
+        self.usual = b""  # … and after the first line these, as they were the last time
         self.quick = True
         self.served = False  # it has answered for a recipient
         self.since = now  # of the last progress
@@ -234,10 +235,13 @@ class Engine:
         if now - self._dated >= 1.0:
             self._date, self._dated = datetime.now(UTC), now  # one date a second: the envelope keeps it written out
         for key, events in ready:
-            if key.data is None:
+            if (connection := key.data) is None:
                 self._ear.recv(4096)
-            elif not key.data.closed:
-                self._guarded(self._serve, key.data, events)
+                continue
+            try:  # as in _guarded, without its cost
+                self._serve(connection, events)
+            except (ProtocolError, OSError) as error:
+                self._lose(connection, _reason(error))
         while self._inbox:
             self._queue(self._inbox.popleft())
         if now >= self._tick_at:
@@ -256,24 +260,27 @@ class Engine:
 
     def _tell(self) -> None:
         """Before anything is waited for: answers go into the recorders, then finished jobs to those who wait."""
-        for recorder in self._touched:
-            with suppress(OSError):  # the disk is full: no other message will leave, and these answers are in hand
-                recorder.flush()
-        self._touched.clear()
+        try:
+            while self._touched:
+                self._touched.pop().flush()
+        except OSError:  # the disk is full: no other message will leave, and these answers are in hand
+            pass
         for job in self._finished:
             job.done.set()
         self._finished.clear()
 
-    def _guarded(self, work: Callable[..., None], connection: _Connection, *events: int) -> None:
+    def _guarded(self, work: Callable[[_Connection], None], connection: _Connection) -> None:
         try:
-            work(connection, *events)
-        except ProtocolError as error:
-            self._lose(connection, str(error))
-        except OSError as error:
+            work(connection)
+        except (ProtocolError, OSError) as error:
             self._lose(connection, _reason(error))
 
     def _serve(self, connection: _Connection, events: int) -> None:
-        if not connection.connected:
+        if connection.steady:  # nothing is left to be written
+            self._read(connection)
+        elif connection.closed:
+            pass
+        elif not connection.connected:
             self._connected(connection)
         elif connection.shaking_hands:
             self._shake_hands(connection)
@@ -741,15 +748,15 @@ class Engine:
         if isinstance(connection.sock, ssl.SSLSocket):
             while more := connection.sock.pending():
                 octets += connection.sock.recv(more)
-        if connection.steady and (found := STEADY.fullmatch(octets)):
-            mail = connection.sent
-            assert mail is not None
-            connection.expected.clear()
-            connection.sent = None
-            self._taken(connection, mail, found[1].decode(errors="replace"))
-            self._write_body(connection)
-            return
-        connection.steady = False
+        if connection.steady and (mail := connection.sent):
+            words, _, rest = octets.partition(b"\r\n")
+            if (rest == connection.usual and words[:4] == b"250 ") or STEADY.fullmatch(octets):
+                connection.usual, connection.sent = rest, None
+                connection.expected.clear()
+                self._taken(connection, mail, words[4:].decode(errors="replace"))
+                self._write_body(connection)
+                return
+            connection.steady = False
         replies = connection.replies
         replies.add(octets)
         while not connection.closed and (reply := replies.next()):

@@ -109,24 +109,28 @@ STEADY = re.compile(
 
 _ADDRESS = re.compile(r"""<?(?:"[^"]*"|[^\s<>()\[\]",;:]+)?(?:@|%40)[^\s<>()",;]+>?""")
 _QUEUE_ID = re.compile(
-    r"queued as ([\w.-]+)"  # Postfix and its many relatives
-    r"|\bid=([\w.-]+)"  # Exim
+    r"\bid=([\w.-]+)"  # Exim
     r"|InternalId=(\d+)"  # Exchange
-    r"|(\w+) Message accepted for delivery",  # Sendmail
-    re.IGNORECASE,
+    r"|(\w+) Message accepted for delivery"  # Sendmail
 )
 
 
 def shown(text: str) -> str:
     """Words of a server as one printable line of at most 300 characters, `<address>` for whatever looks like one."""
-    printable = "".join(sign if sign.isprintable() else " " for sign in text[:LONGEST_REPLY])
-    return _ADDRESS.sub("<address>", " ".join(printable.split()))[:LONGEST_DETAIL]
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else " " for sign in text)
+    text = " ".join(text[:2000].split())
+    if "@" in text or "%40" in text:
+        text = _ADDRESS.sub("<address>", text)
+    return text[:LONGEST_DETAIL]
 
 
 def reference(text: str) -> str:
     """Under which id the server took a message, or its words where it does not tell; at most 200 characters."""
-    found = _QUEUE_ID.search(text)
-    id = found[found.lastindex or 0] if found else shown(text)
+    _, queued, id = text.partition("queued as ")  # Postfix and its many relatives
+    if not queued or not id.isalnum():
+        found = _QUEUE_ID.search(text) if len(text) > 20 else None
+        id = found[found.lastindex or 0] if found else shown(text)
     return id[:LONGEST_REFERENCE]
 
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from newsletter.config import Config
-from newsletter.content.segments import Value, attribute_from_text, kept_attribute, kept_name
+from newsletter.content.segments import DIGITS, Value, attribute_from_text, kept_attribute, kept_name
 from newsletter.errors import AddressError, Finding, InputError, Where
 from newsletter.shape import LANGUAGE, UNPRINTABLE, nearest
 from newsletter.store.presets import (
@@ -395,7 +395,7 @@ def reader(
             marked = tags.of_cell(cell, exact=own) + for_everybody if for_everybody else tags.of_cell(cell, exact=own)
         attributes = ""
         if has_attributes:
-            values = _read_attributes(row[at_attributes]) if at_attributes is not None else {}
+            values = _read_attributes(row[at_attributes], own=own) if at_attributes is not None else {}
             for place, attribute in plan.attributes.items():
                 if text := row[place].strip():
                     values[attribute] = _kept(attribute, attribute_from_text, text)
@@ -484,8 +484,11 @@ def split_tags(cell: str, *, exact: bool = False) -> list[str]:
     return tags
 
 
-def _read_attributes(cell: str) -> dict[str, Value]:
-    """Attributes written as JSON or as Python writes a dict; those inside one another get names with a dot."""
+def _read_attributes(cell: str, *, own: bool = False) -> dict[str, Value]:
+    """Attributes written as JSON or as Python writes a dict; those inside one another get names with a dot.
+
+    `own`: of our export, where a whole number of many digits is a large amount: PostgreSQL writes 1e16 so.
+    """
     text = cell.strip()
     if not text or text in ("{}", "null", "None"):
         return {}
@@ -500,7 +503,9 @@ def _read_attributes(cell: str) -> dict[str, Value]:
             if isinstance(value, dict) and depth < 4:
                 flatten(f"{name}.", value, depth + 1)
             elif value is not None:
-                flat[_kept(name, kept_name, name)] = _kept(name, kept_attribute, _plain(value))
+                plain = _plain(value)
+                large = own and type(plain) is int and 10**DIGITS <= abs(plain) < 10**300
+                flat[_kept(name, kept_name, name)] = _kept(name, kept_attribute, float(plain) if large else plain)
 
     flatten("", held, 0)
     return flat
@@ -570,11 +575,14 @@ class _Languages:
         return "-".join((first, *sized))
 
 
+_DOTTED = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})(?:,? ([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
+
+
 def moment(cell: str) -> str:
     """A time of the past in a cell as the database writes it, in UTC: "2024-05-31 17:20:00". "" for what is none.
 
-    Understood are ISO 8601 in its variants, with a blank for the T or UTC at the end, and Unix seconds. A date such as
-    3/4/2024 has two meanings and is not guessed.
+    Understood are ISO 8601 in its variants, with a blank for the T or UTC at the end, 31.5.2024 with dots, and Unix
+    seconds. A date such as 3/4/2024 has two meanings and is not guessed.
     """
     text = cell.strip()
     if len(text) < 8:
@@ -582,6 +590,9 @@ def moment(cell: str) -> str:
     try:
         if text.isdigit() and len(text) in (10, 13):
             at = datetime.fromtimestamp(int(text[:10]), UTC)
+        elif dotted := _DOTTED.fullmatch(text):
+            day, month, year, hour, minute, second = (int(part or 0) for part in dotted.groups())
+            at = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         else:
             at = datetime.fromisoformat(text.removesuffix(" UTC"))
             at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)

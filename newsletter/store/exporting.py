@@ -115,14 +115,14 @@ def _of(people: Sequence[Subscriber], only: List | None, states: tuple[str, ...]
     held = {bytes(each.pk): each for each in Suppression.objects.filter(address_key__in=keys)}
     for person in people:
         suppression = held.get(bytes(person.address_key))
-        for subscription in joined[person.pk] or [None]:
+        for row in joined[person.pk] or [None]:
             yield {
                 "email": person.address,
                 "name": person.name,
                 "language": person.language,
                 "tags": sorted(tags[person.pk]),
                 "attributes": person.attributes,
-                **_subscription(subscription),
+                **_subscription(row),
                 "suppressed": suppression.reason if suppression else None,
                 "suppressed_at": _time(suppression.at) if suppression else None,
                 "created_at": _time(person.created_at),

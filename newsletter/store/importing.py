@@ -14,6 +14,7 @@ import hashlib
 import json
 import marshal
 import os
+import re
 import tempfile
 import threading
 import time
@@ -33,10 +34,11 @@ from django.utils.timezone import now as now_aware
 
 from newsletter.config import Config
 from newsletter.errors import AddressError, InputError, NotFound
+from newsletter.store import merging
 from newsletter.store.columns import Choices, Person, Plan, Tags, plan, reader
 from newsletter.store.keys import check_keys, key_maker
 from newsletter.store.lists import list_id, load_lists
-from newsletter.store.merging import Changes, Terms, apply, compare
+from newsletter.store.merging import Changes, Terms
 from newsletter.store.models import Consent, List, Tag
 from newsletter.store.schema import explained
 from newsletter.store.sheets import REJECT_COLUMNS, Rows, Sheet, guarded, open_sheets, refused, unguarded
@@ -297,7 +299,7 @@ class _Run:
         Tried again when another writer came in between (on PostgreSQL; SQLite has only one).
         """
         if self.dry_run or self.quiet or not self.prepared:
-            changes = compare(chunk.people, self._terms(), lock=False)
+            changes = merging.compare(chunk.people, self._terms(), lock=False)
             if self.dry_run or not changes.any:
                 return changes
             if not self.prepared and changes.any_subscription:
@@ -306,11 +308,11 @@ class _Run:
             begun = time.perf_counter()
             try:
                 with transaction.atomic(), connection.wrap_database_errors:
-                    changes = compare(chunk.people, self._terms(), lock=True)
+                    changes = merging.compare(chunk.people, self._terms(), lock=True)
                     if changes.any_subscription and not self.prepared:
                         return None
                     if changes.any:
-                        apply(changes, self._terms(), event=self.event)
+                        merging.apply(changes, self._terms(), event=self.event)
             except (IntegrityError, OperationalError) as error:
                 if attempt == RETRIES or not (isinstance(error, IntegrityError) or "deadlock" in str(error)):
                     raise
@@ -539,7 +541,8 @@ class _Rejects:
 
     def __init__(self, path: Path, sheet: Sheet) -> None:
         inside = "" if sheet.file == path.name else f".{sheet.file}"
-        self._stem = f"{path.name}{inside}.rejected"
+        mended = re.sub(r"\.rejected(-[0-9]+)?\.csv$", "", path.name)  # the file may hold rejected rows of another
+        self._stem = f"{mended}{inside}.rejected"
         self._path = path.with_name(f"{self._stem}.csv")
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{self._path.name}.")
         self.draft = Path(name)

@@ -97,15 +97,12 @@ def compare(people: Sequence[Person], terms: Terms, *, lock: bool) -> Changes:
                 all_count_as = "erased" if held == "erased" else "unchanged" if reason else "suppressed"
             if held is not None or not wishes:
                 # Should the suppression be lifted one day, who left according to the file has left.
-                left = [
-                    wish
-                    for wish in wishes
-                    if there and wish[1] == "unsubscribed" and _leaves(there, wish, known, terms)
-                ]
-                for wish in left:
-                    _change(changes, there, wish, known, terms)
-                counts["unsubscribed"] += len(left)
-                counts[all_count_as] += max(1, len(wishes)) - len(left)
+                for wish in wishes:
+                    if there and _outcome(there, wish, known, terms) == "unsubscribed":
+                        _change(changes, there, wish, known, terms)
+                        counts["unsubscribed"] += 1
+                        counts[all_count_as] -= 1
+                counts[all_count_as] += max(1, len(wishes))
                 continue
         if there is None:
             changes.people.append(person)
@@ -159,10 +156,6 @@ def _outcome(there: Row, wish: Wish, known: _Known, terms: Terms) -> str:
     return "confirmed" if state == "subscribed" else "unchanged"
 
 
-def _leaves(there: Row, wish: Wish, known: _Known, terms: Terms) -> bool:
-    return _outcome(there, wish, known, terms) == "unsubscribed"
-
-
 def _change(changes: Changes, there: Row, wish: Wish, known: _Known, terms: Terms) -> None:
     list_id = terms.lists[wish[0]]
     change = (list_id, known.states[there[0], list_id], wish[1])
@@ -208,7 +201,8 @@ class _Known:
         locking = " ORDER BY id FOR NO KEY UPDATE" if lock else ""  # SQLite: nobody else writes
         query = "SELECT address_key, id, name, language, attributes FROM subscriber WHERE"
         subscribers = {row[0]: row[1:] for row in fetch(query, "address_key", keys, locking)}
-        suppressed = dict(fetch("SELECT address_key, reason FROM suppression WHERE", "address_key", keys))
+        query = "SELECT address_key, reason FROM suppression WHERE"
+        suppressed = {row[0]: row[1] for row in fetch(query, "address_key", keys)}
         if subscribers:
             ids = [row[0] for row in subscribers.values()]
             query = "SELECT subscriber_id, list_id, state FROM subscription WHERE"
@@ -377,13 +371,13 @@ class _PostgreSQL:
 
     def fetch(self, query: str, column: str, values: Sequence[Any], end: str = "") -> list[Row]:
         with connection.cursor() as cursor:
-            cursor.execute(f"{query} {column} = ANY(%s){end}", [values])
+            cursor.execute(f"{query} {column} = ANY(%s){end}", [[*values]])
             rows: list[Row] = cursor.fetchall()
             return rows
 
     def execute(self, change: str, values: Row, column: str, ids: Sequence[Any]) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(f"{change} {column} = ANY(%s)", (*values, ids))
+            cursor.execute(f"{change} {column} = ANY(%s)", (*values, [*ids]))
 
     def ids(self, count: int) -> Sequence[int]:
         """Ids for so many new subscribers, which nobody else gets."""

@@ -132,18 +132,16 @@ def anything_due(now: float) -> bool:
     """Whether there is work for a worker at this moment, or one is at it: false while all that is left must wait."""
     if models.Mailing.objects.filter(state="opening").exists():
         return True
-    batches = models.Batch.objects
-    if batches.filter(state="leased").exists():
+    unfinished = models.Batch.objects.exclude(state="done")
+    if unfinished.filter(state="leased").exists():
         return True
-    # One query for each mailing that has work: what waits is found in the index of ready batches.
-    rows = models.Mailing.objects.filter(state__in=("sending", "cancelled")).filter(
-        Q(state="sending") | Q(batch__state="ready")
-    )
-    ids = rows.values_list("pk", "state").distinct()
-    return any(
-        batches.filter(mailing_id=id, state="ready", not_before__lte=now if state == "sending" else 1e12).exists()
-        for id, state in ids
-    )
+    # One query or two for each mailing that is open: what waits is found in the index of ready batches.
+    for id, kind in models.Mailing.objects.filter(state="sending").values_list("pk", "kind"):
+        if unfinished.filter(mailing_id=id, state="ready", not_before__lte=now).exists():
+            return True
+        if kind == "issue" and not unfinished.filter(mailing_id=id).exists():
+            return True  # it is over, and somebody must say so
+    return unfinished.filter(state="ready", mailing__state="cancelled").exists()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -326,7 +326,7 @@ PRESETS: tuple[Preset, ...] = (
 
 OWN = Preset(  # what exporting.py writes; the last of its columns is the mark
     name="newsletter",
-    title="our own",
+    title="our own export",
     marks=_marks("newsletter_export"),
     columns={
         "email": ("email",),

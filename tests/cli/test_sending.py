@@ -395,6 +395,7 @@ def test_who_was_refused_has_had_their_turn_and_is_not_said_to_have_it(store: Co
 def test_a_provider_that_rejects_the_sender_pauses_it_and_says_what_to_do(store: Config, say: Say, out: Memory) -> None:
     add_people(store, range(1, 8))
     out.faults = {1: Fault(at="before", do=ProviderRejected)}
+    out.limits = replace(out.limits, lanes=1)
     said = say("send", "2017-11-19", "--yes")
     assert said.code == 1
     assert "it paused: the provider rejects it" in said.err
@@ -770,7 +771,7 @@ def test_a_segment_that_is_gone_pauses_its_mailing_and_no_other(store: Config, s
     say("send", "2017-11-19", "--yes", "--no-wait")
     assert say("worker", "--once").code == 0
     said = say("mailings")
-    assert re.search(r"1 .* paused .*\n +its recipients cannot be found: no segment \"spanish\"", said.out)
+    assert re.search(r"1 .* paused .*\n +the segment spanish was changed in lists.yaml", said.out)
     assert re.search(r"2 .* finished .* 7 accepted", said.out)
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def emptied() -> None:
 
     tables = (models.SubscriberTag, models.Tag, models.Subscription, models.Suppression, models.Subscriber)
     for table in (*tables, models.Consent, models.List):
-        table.objects.all().delete()  # type: ignore[attr-defined]
+        table.objects.all().delete()
 
 
 def test_a_row_is_a_person_on_a_list_with_all_that_is_known(store: Config) -> None:
@@ -175,12 +174,10 @@ def test_json_is_one_array_or_an_object_a_line(store: Config) -> None:
     assert [json.loads(line) for line in exported(store, format="jsonl").splitlines()] == people
     assert people[0]["tags"] == ["x"]
     assert people[0]["attributes"] == {"a": True}
-    assert people[1] | {"created_at": ""} == {
-        **{"email": "bea@example.org", "name": "=1+1", "language": "", "tags": [], "attributes": {}},
-        **dict.fromkeys(("list", "state", "joined_at", "changed_at", "consent_kind", "consent_at"), None),
-        **dict.fromkeys(("consent_how", "consent_text", "suppressed", "suppressed_at"), None),
-        "created_at": "",
-    }
+    nothing = dict.fromkeys(("list", "state", "joined_at", "changed_at", "suppressed", "suppressed_at"))
+    nothing |= dict.fromkeys(("consent_kind", "consent_at", "consent_how", "consent_text"))
+    facts = {"email": "bea@example.org", "name": "=1+1", "language": "", "tags": [], "attributes": {}}
+    assert people[1] == {**facts, **nothing, "created_at": "2017-11-19T12:30:15.123456Z"}
 
 
 @pytest.mark.parametrize(
@@ -216,8 +213,7 @@ def test_the_file_is_for_its_owner_and_there_only_when_whole(tmp_path: Path) -> 
         assert not path.exists()
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("a", 0o600)
     with pytest.raises(ZeroDivisionError), new_file(path) as file:
-        file.write("b")
-        raise ZeroDivisionError
+        file.write(str(1 // 0))
     assert [each.name for each in tmp_path.iterdir()] == ["people.csv"]
     assert path.read_text() == "a"
 
@@ -292,7 +288,7 @@ TAG = NASTY.filter(_kept(kept_name)).map(kept_name)
 VALUE = st.one_of(
     st.booleans(),
     st.integers(-(10**14), 10**14),
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-1e300, 1e300),
     NASTY.filter(_kept(kept_attribute)),
 ).map(kept_attribute)
 STATE = st.sampled_from(["subscribed", "unconfirmed", "unsubscribed"])

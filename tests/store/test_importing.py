@@ -119,6 +119,7 @@ def test_subscriptions_point_to_one_event_that_says_where_they_come_from(store: 
     assert {each.consent_id for each in Subscription.objects.all()} == {event.pk}
     assert (event.kind, event.text, event.how, event.subscriber) == ("import", CONSENT, "file people.csv", None)
     assert event.evidence == {"sha256": hashlib.sha256(content.encode()).hexdigest(), "rows": 3}
+    assert event.list is not None
     assert event.list.name == "weekly"
 
 
@@ -140,9 +141,9 @@ def test_a_statement_confirms_those_who_were_unconfirmed(store: Config) -> None:
     report = imported(store, "email\nana@example.org\n")
     assert states() == {"ana@example.org": "subscribed"}
     assert (report.updated, report.confirmed) == (1, 1)
-    from newsletter.store.models import Subscription
+    from newsletter.store.models import Consent, Subscription
 
-    assert Subscription.objects.get().consent.text == CONSENT
+    assert Subscription.objects.get().consent == Consent.objects.get(text=CONSENT)
 
 
 def test_an_import_without_a_statement_takes_no_confirmation_away(store: Config) -> None:
@@ -157,7 +158,7 @@ def test_a_dry_run_writes_nothing_and_reports_the_same(store: Config) -> None:
     content = "email,tags,status\nana@example.org,x,\nbea@example.org,,bounced\nnobody,,\nana@example.org,,\n"
     tables = (models.Subscriber, models.Subscription, models.Consent, models.Tag, models.Suppression, models.List)
     dry = imported(store, content, dry_run=True)
-    assert [table.objects.count() for table in tables] == [0] * 6  # type: ignore[attr-defined]
+    assert [table.objects.count() for table in tables] == [0] * 6
     assert sorted(path.name for path in store.root.glob("*people*")) == ["people.csv"]
     real = imported(store, content)
     assert outcomes(dry) == outcomes(real) == {"new": 1, "now_suppressed": 1, "rejected": 1, "duplicates": 1}
@@ -409,6 +410,15 @@ def test_a_file_of_rejected_rows_is_never_overwritten(store: Config) -> None:
     assert names == ["people.csv.rejected.csv", "people.csv.rejected.csv", "people.csv.rejected-2.csv"]
 
 
+def test_rows_that_are_rejected_again_get_a_file_of_their_own(store: Config) -> None:
+    (path,) = imported(store, "email\nana\nbea\n").rejects
+    path.write_bytes(path.read_bytes().replace(b"ana", b"ana@example.org"))
+    from newsletter.store.importing import import_file
+
+    again = import_file(store, path)
+    assert [each.name for each in again.rejects] == ["people.csv.rejected-2.csv"]
+
+
 def test_a_quote_that_is_never_closed_takes_one_row_and_not_the_rest(store: Config) -> None:
     content = (
         'email,name\nana@example.org,"Ana\nbea@example.org,Bea\ncarla@example.org,"Carla"\n'
@@ -509,6 +519,27 @@ def test_languages_are_understood(store: Config, cell: str, language: str) -> No
     report = imported(store, f"email,idioma\nana@example.org,{cell}\nbea@example.org,en\ncarla@example.org,es\n")
     assert people()["ana@example.org"][1] == language
     assert report.doubts == ({f"{cell!r} is no language that is known": 1} if cell and not language else {})
+
+
+@pytest.mark.parametrize(
+    ("cell", "moment"),
+    [
+        ("2019-03-04", "2019-03-04 00:00:00"),
+        ("2019-03-04 05:06", "2019-03-04 05:06:00"),
+        ("2019-03-04T05:06:07.123Z", "2019-03-04 05:06:07.123000"),
+        ("2019-03-04 05:06:07 UTC", "2019-03-04 05:06:07"),
+        ("2019-03-04T05:06:07+02:00", "2019-03-04 03:06:07"),
+        ("4.3.2019", "2019-03-04 00:00:00"),
+        ("04.03.2019, 05:06", "2019-03-04 05:06:00"),
+        ("1551675967", "2019-03-04 05:06:07"),
+        ("1551675967123", "2019-03-04 05:06:07"),
+        *((cell, "") for cell in ("3/4/2019", "yesterday", "", "2999-01-01", "31.2.2019", "0001-01-01T00:00:00+05:00")),
+    ],
+)
+def test_times_are_understood_that_have_one_meaning(cell: str, moment: str) -> None:
+    from newsletter.store import columns
+
+    assert columns.moment(cell) == moment
 
 
 @pytest.mark.parametrize(
@@ -949,12 +980,12 @@ class Killed(BaseException):
 def test_an_import_that_is_killed_leaves_whole_chunks_and_can_be_run_again(
     store: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from newsletter.store import importing
+    from newsletter.store import importing, merging
     from newsletter.store.models import Consent, Subscription
 
     monkeypatch.setattr(importing, "CHUNK", 20)
     content = "email,tags\n" + "".join(f"reader{number}@example.org,a\n" for number in range(500))
-    apply, calls = importing.apply, iter(range(1000))
+    apply, calls = merging.apply, iter(range(1000))
 
     def killed_in_the_middle(*arguments: Any, **options: Any) -> None:
         apply(*arguments, **options)
@@ -962,7 +993,7 @@ def test_an_import_that_is_killed_leaves_whole_chunks_and_can_be_run_again(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(importing, "apply", killed_in_the_middle)
+        patch.setattr(merging, "apply", killed_in_the_middle)
         with pytest.raises(Killed):
             imported(store, content)
     there = people()
@@ -979,7 +1010,7 @@ def test_a_person_who_joins_at_the_same_moment_is_not_added_twice(
     """On PostgreSQL another writer may come between the comparison and the writing; SQLite has one writer at a time."""
     from django.db import connection
 
-    from newsletter.store import importing
+    from newsletter.store import merging
     from newsletter.store.keys import key_maker
     from newsletter.store.models import Subscriber
 
@@ -987,7 +1018,8 @@ def test_a_person_who_joins_at_the_same_moment_is_not_added_twice(
         pytest.skip("SQLite has one writer at a time")
     import psycopg
 
-    compare, raced = importing.compare, []
+    compare = merging.compare
+    raced: list[bool] = []
 
     def compare_then_lose(*arguments: Any, lock: bool) -> Any:
         changes = compare(*arguments, lock=lock)
@@ -1001,7 +1033,7 @@ def test_a_person_who_joins_at_the_same_moment_is_not_added_twice(
                 )
         return changes
 
-    monkeypatch.setattr(importing, "compare", compare_then_lose)
+    monkeypatch.setattr(merging, "compare", compare_then_lose)
     report = imported(store, "email,name\nana@example.org,Ours\nbea@example.org,Bea\n")
     assert raced
     assert outcomes(report) == {"new": 2}
