@@ -141,10 +141,10 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
-        self._bars = Bars(
-            BarColumn(bar_width=30), TextColumn("{task.description}", markup=False), console=Console(), transient=True
-        )
+        words = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False))
+        self._bars = Bars(BarColumn(bar_width=20), words, console=Console(), transient=True)
         self._task = self._bars.add_task("opening", total=None)
 
     def __enter__(self) -> _Bar:

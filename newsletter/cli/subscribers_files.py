@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -125,7 +126,8 @@ def import_(
 
     config = open_workspace(ctx)
     open_store(config)
-    from newsletter.store.columns import Choices, kept_tags
+    from newsletter.store.cells import kept_tags
+    from newsletter.store.columns import Choices
     from newsletter.store.importing import import_file
 
     choices = Choices(
@@ -213,6 +215,8 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _print_next(report: Report, config: Config, consent: str, would: str) -> None:
+    if any(reason.startswith("the status") for reason in report.reasons):
+        click.echo("→ if the column of the status says something else of people, pass it over: --ignore COLUMN")
     for path in report.rejects:
         click.echo(f"→ mend the rejected rows in {config.shown(path)}, and import that file")
     if report.unconfirmed and not consent:
@@ -313,4 +317,9 @@ def export(
             count = export_people(config, wanted, file, format=format)
         click.echo(f"{plural(count, 'row')} in {config.shown(out)}; it holds addresses, and only you can read it")
     else:
-        export_people(config, wanted, click.get_text_stream("stdout", encoding="utf-8"), format=format)
+        stream = io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="")  # whatever the terminal's encoding is
+        try:
+            export_people(config, wanted, stream, format=format)
+            stream.flush()
+        finally:
+            stream.detach()

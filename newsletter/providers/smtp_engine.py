@@ -145,7 +145,7 @@ class _Connection:
         self.reset = False  # the next envelope begins with RSET
         self.doomed = False  # its envelope went elsewhere: closed as soon as the answer to the dot is here
         self.steady = False  # the replies to come should be those of STEADY …
-        self.usual = b""  # … and after the first line these, as they were the last time
+        self.usual: bytes | None = None  # … and after the first line these, as the last time
         self.quick = True
         self.served = False  # it has answered for a recipient
         self.since = now  # of the last progress

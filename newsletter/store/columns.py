@@ -7,21 +7,29 @@ be seen are nobody's wish and go.
 
 from __future__ import annotations
 
-import ast
-import csv
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
 
 from newsletter.config import Config
-from newsletter.content.segments import DIGITS, Value, attribute_from_text, kept_attribute, kept_name
+from newsletter.content.segments import attribute_from_text, kept_name
 from newsletter.errors import AddressError, Finding, InputError, Where
-from newsletter.shape import LANGUAGE, UNPRINTABLE, nearest
+from newsletter.shape import LANGUAGE, nearest
+from newsletter.store.cells import (
+    CODE,
+    LONGEST_NAME,
+    MOST_ATTRIBUTES,
+    Languages,
+    clean_address,
+    kept,
+    kept_tags,
+    moment,
+    read_attributes,
+    split_tags,
+    tidy,
+    truth,
+)
 from newsletter.store.presets import (
     FAMILY_NAMES,
     FIELDS,
@@ -39,9 +47,6 @@ from newsletter.store.presets import (
 )
 from newsletter.store.sheets import REJECT_COLUMNS, Sheet, looks_like_address
 
-LONGEST_NAME = 200  # characters of a person's name
-MOST_TAGS = 100  # of one person
-MOST_ATTRIBUTES = 100
 MARK = "newsletter_export"  # the column that tells our own exports
 _SUPPRESSIONS = {"bounced": "bounce", "complained": "complaint", "blocked": "manual"}
 _STRICTNESS = {status: place for place, status in enumerate(OURS)}
@@ -122,7 +127,8 @@ def plan(sheet: Sheet, choices: Choices) -> Plan:
     if choices.status and choices.status not in OURS:
         report(f"--status {choices.status}: not a status{nearest(choices.status, OURS)}", f"write {', '.join(OURS)}")
 
-    places = _guess(sheet, preset, chosen, frozenset(ignored | kept))
+    without = preset.without if preset and why != "its name" else frozenset()
+    places = _guess(sheet, preset, without, chosen, frozenset(ignored | kept))
     if "email" not in places and not findings:
         seen = ", ".join(columns[:20]) if sheet.headed else "it has no line with names of columns"
         help = 'name it: --column email="…"' if sheet.headed else "put a first line above: email,name"
@@ -130,7 +136,7 @@ def plan(sheet: Sheet, choices: Choices) -> Plan:
     rest = [
         index
         for index, name in enumerate(columns)
-        if index not in places.values()
+        if (index not in places.values() or index in kept)
         and index not in ignored
         and name not in REJECT_COLUMNS
         and folded(name) != folded(MARK)
@@ -173,12 +179,13 @@ def _preset(sheet: Sheet, choices: Choices, report: Callable[[str, str], None]) 
     return named[choices.preset], "your choice"
 
 
-def _guess(sheet: Sheet, preset: Preset | None, chosen: Mapping[str, int], taken: frozenset[int]) -> dict[str, int]:
+def _guess(
+    sheet: Sheet, preset: Preset | None, without: frozenset[str], chosen: Mapping[str, int], taken: frozenset[int]
+) -> dict[str, int]:
     """Field → column: what was chosen, what the preset says, what the names say, and what stands in the column."""
     folds = [folded(column) for column in sheet.columns]
     used = set(taken) | set(chosen.values())
     special = dict(preset.columns) if preset else {}
-    without = preset.without if preset else frozenset()
     places: dict[str, int] = dict(chosen)
 
     def filled(index: int) -> list[str]:
@@ -225,17 +232,10 @@ def _known_status(cell: str) -> bool:
     return folded(cell) in STATUSES
 
 
-def _truth(cell: str) -> bool | None:
-    return {
-        **dict.fromkeys(("true", "yes", "y", "1", "t", "x", "si", "oui", "ja", "sim", "on"), True),
-        **dict.fromkeys(("false", "no", "n", "0", "f", "non", "nein", "nao", "nee", "off"), False),
-    }.get(folded(cell))
-
-
 _LOOKS: Mapping[str, Callable[[str], bool]] = {
     "email": lambda cell: "@" in cell,
     "status": _known_status,
-    "subscribed": lambda cell: _truth(cell) is not None,
+    "subscribed": lambda cell: truth(cell) is not None,
     "joined": lambda cell: bool(moment(cell)),
     "confirmed": lambda cell: bool(moment(cell)),
     "attributes": lambda cell: cell.startswith("{"),
@@ -299,7 +299,7 @@ def reader(
     signed_up = plan.preset is not None and plan.preset.proof
     statuses = {**STATUSES, **(plan.preset.statuses if plan.preset else {})}
     for_everybody = tags.of(kept_tags(plan.tags))
-    spoken = _Languages(config, doubts)
+    spoken = Languages(config, doubts)
     default_language = spoken.of(plan.language) if plan.language else ""
     has_attributes = at_attributes is not None or bool(plan.attributes)
     usual = ("subscribed" if consent else "unconfirmed") if plan.status in ("", "subscribed") else ""
@@ -315,11 +315,11 @@ def reader(
                 raise ValueError(f"the status{shown} is not known")
             found.append(word)
         if at_subscribed is not None and (cell := row[at_subscribed].strip()):
-            truth = _truth(cell)
-            if truth is None:
+            said = truth(cell)
+            if said is None:
                 raise ValueError(f"{plan.sheet.columns[at_subscribed]} is neither true nor false")
-            found.append("subscribed" if truth else "unsubscribed")
-        if at_unsubscribed is not None and (cell := row[at_unsubscribed].strip()) and _truth(cell) is not False:
+            found.append("subscribed" if said else "unsubscribed")
+        if at_unsubscribed is not None and (cell := row[at_unsubscribed].strip()) and truth(cell) is not False:
             found.append("unsubscribed")
         return max(found, key=_STRICTNESS.__getitem__, default="subscribed")
 
@@ -381,7 +381,7 @@ def reader(
             language = default_language
         else:
             given = row[at_language]
-            language = (given if own else spoken.of(given)) or default_language
+            language = (given if own and CODE.fullmatch(given) else spoken.of(given)) or default_language
         if plain:
             wishes, reason = usual_wishes, ""
             if at_joined is not None and (joined := time_in(row, at_joined)):
@@ -395,209 +395,13 @@ def reader(
             marked = tags.of_cell(cell, exact=own) + for_everybody if for_everybody else tags.of_cell(cell, exact=own)
         attributes = ""
         if has_attributes:
-            values = _read_attributes(row[at_attributes], own=own) if at_attributes is not None else {}
+            values = read_attributes(row[at_attributes], own=own) if at_attributes is not None else {}
             for place, attribute in plan.attributes.items():
                 if text := row[place].strip():
-                    values[attribute] = _kept(attribute, attribute_from_text, text)
+                    values[attribute] = kept(attribute, attribute_from_text, text)
             if len(values) > MOST_ATTRIBUTES:
                 raise ValueError(f"has more than {MOST_ATTRIBUTES} attributes")
             attributes = json.dumps(values) if values else ""
         return found, address, name, language, attributes, marked, wishes, reason
 
     return person
-
-
-def kept_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Tags of a command line as they are stored. Raises `InputError` for one that cannot be kept."""
-    kept = []
-    for tag in tags:
-        try:
-            kept.append(kept_name(tag))
-        except ValueError as error:
-            message = f"the tag {tag[:100]!r} {error}"
-            help = "tags are short names, such as board"
-            found = Finding(code="subscribers.tag", severity="error", where=None, message=message, help=help)
-            raise InputError([found]) from None
-    return tuple(kept)
-
-
-def tidy(text: str) -> str:
-    """A person's name as it is stored: NFC, single blanks, without signs that cannot be seen."""
-    if text.isascii() and text.isprintable() and "  " not in text:  # most names
-        return text.strip(" ")
-    text = " ".join(text.split())
-    if text.isprintable() and unicodedata.is_normalized("NFC", text):  # what cannot be seen is not printable
-        return text
-    text = UNPRINTABLE.sub(" ", unicodedata.normalize("NFC", text).replace("\0", ""))
-    return " ".join(text.strip(_INVISIBLE).split())
-
-
-_INVISIBLE = " \t\r\n\0\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
-
-
-def clean_address(cell: str) -> tuple[str, str]:
-    """The address in a cell and the name beside it: `"Ana" <ana@example.org>`, `mailto:ana@example.org`.
-
-    Raises `ValueError` for an empty cell and for several addresses; whether it is one is `key`'s to say.
-    """
-    text, name = cell.strip(_INVISIBLE), ""
-    if found := re.fullmatch(r"([^<>]*)<([^<>]*)>[\s.,;]*", text):
-        name, text = found[1].strip(_INVISIBLE).strip("\"'"), found[2]
-    elif found := re.fullmatch(r"([^\s()]+@[^\s()]+)\s*\(([^()]*)\)", text):
-        text, name = found[1], found[2]
-    text = text.strip(f"{_INVISIBLE}\"'<>")
-    if text[:7].lower() == "mailto:":
-        text = text[7:].partition("?")[0]
-    text = text.rstrip(f"{_INVISIBLE}.,;:").lstrip(f"{_INVISIBLE},;:")
-    if not text:
-        raise ValueError("no address")
-    if text.count("@") > 1:
-        raise ValueError("more than one address in a cell")
-    return text, tidy(name) if "@" not in name else ""
-
-
-def split_tags(cell: str, *, exact: bool = False) -> list[str]:
-    """The tags of a cell: with commas, semicolons or bars between, in quotes inside the cell, or as a list in brackets.
-
-    Raises `ValueError` for one that cannot be kept. `exact`: as our exports write them, with commas and quotes.
-    """
-    text = cell.strip()
-    if not exact and text.startswith("[") and text.endswith("]"):
-        listed = _literal(text)
-        parts = [str(part) for part in listed] if isinstance(listed, list | tuple) else [text]
-    elif exact or '"' in text:
-        try:
-            parts = next(csv.reader([text.replace("\r", " ").replace("\n", " ")], skipinitialspace=not exact), [])
-        except csv.Error:
-            raise ValueError("the tags cannot be read") from None
-    else:
-        parts = re.split("[;|]", text) if ";" in text or "|" in text else text.split(",")
-    if len(parts) > MOST_TAGS:
-        raise ValueError(f"has more than {MOST_TAGS} tags")
-    tags = []
-    for part in parts:
-        if part.strip(_INVISIBLE):
-            try:
-                tags.append(kept_name(part.strip(_INVISIBLE)))
-            except ValueError as error:
-                raise ValueError(f"a tag {error}") from None
-    return tags
-
-
-def _read_attributes(cell: str, *, own: bool = False) -> dict[str, Value]:
-    """Attributes written as JSON or as Python writes a dict; those inside one another get names with a dot.
-
-    `own`: of our export, where a whole number of many digits is a large amount: PostgreSQL writes 1e16 so.
-    """
-    text = cell.strip()
-    if not text or text in ("{}", "null", "None"):
-        return {}
-    held = _literal(text)
-    if not isinstance(held, dict):
-        raise ValueError("the attributes are neither JSON nor a Python dict")
-    flat: dict[str, Value] = {}
-
-    def flatten(prefix: str, values: dict[Any, Any], depth: int) -> None:
-        for key, value in values.items():
-            name = f"{prefix}{key}"
-            if isinstance(value, dict) and depth < 4:
-                flatten(f"{name}.", value, depth + 1)
-            elif value is not None:
-                plain = _plain(value)
-                large = own and type(plain) is int and 10**DIGITS <= abs(plain) < 10**300
-                flat[_kept(name, kept_name, name)] = _kept(name, kept_attribute, float(plain) if large else plain)
-
-    flatten("", held, 0)
-    return flat
-
-
-def _plain(value: object) -> Value:
-    if isinstance(value, list | tuple):
-        plain = all(isinstance(each, str | int | float) for each in value)
-        return ", ".join(map(str, value)) if plain else json.dumps(value, default=str)
-    return value if isinstance(value, str | int | float) else str(value)
-
-
-def _kept(name: str, keep: Callable[[Any], Any], value: object) -> Any:
-    try:
-        return keep(value)
-    except ValueError as error:
-        shown = "" if "@" in name else f" {name[:40]!r}"
-        raise ValueError(f"the attribute{shown} {error}") from None
-
-
-def _literal(text: str) -> object:
-    """What JSON or a Python literal holds; None for neither."""
-    if len(text) > 50_000:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    if len(text) > 10_000 or text.count("-") + text.count("[") + text.count("(") + text.count("{") > 500:
-        return None  # deep nesting costs the parser far more than its length
-    try:
-        value: object = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    return value
-
-
-class _Languages:
-    """Languages as they are stored: as newsletter.yaml writes them, else in the usual form of a code."""
-
-    def __init__(self, config: Config, doubts: Counter[str]) -> None:
-        self._known = {language.lower(): language for language in config.languages}
-        self._doubts = doubts
-        self._seen: dict[str, str] = {"": ""}
-
-    def of(self, cell: str) -> str:
-        found = self._seen.get(cell)
-        if found is None:
-            found = self._read(cell)
-            if len(self._seen) < 10_000:
-                self._seen[cell] = found
-        if not found and cell.strip():
-            shown = repr(cell.strip()[:35]) if len(self._doubts) < 20 and "@" not in cell else "a word"
-            self._doubts[f"{shown} is no language that is known"] += 1
-        return found
-
-    def _read(self, cell: str) -> str:
-        text = cell.strip(_INVISIBLE).partition(".")[0].replace("_", "-").lower()
-        if known := self._known.get(text):
-            return known
-        if named := LANGUAGES.get(folded(text)):
-            return named
-        if not LANGUAGE.fullmatch(text) or len(text) > 35:
-            return ""
-        first, *rest = text.split("-")
-        sized = (part.upper() if len(part) == 2 else part.title() if len(part) == 4 else part for part in rest)
-        return "-".join((first, *sized))
-
-
-_DOTTED = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})(?:,? ([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
-
-
-def moment(cell: str) -> str:
-    """A time of the past in a cell as the database writes it, in UTC: "2024-05-31 17:20:00". "" for what is none.
-
-    Understood are ISO 8601 in its variants, with a blank for the T or UTC at the end, 31.5.2024 with dots, and Unix
-    seconds. A date such as 3/4/2024 has two meanings and is not guessed.
-    """
-    text = cell.strip()
-    if len(text) < 8:
-        return ""
-    try:
-        if text.isdigit() and len(text) in (10, 13):
-            at = datetime.fromtimestamp(int(text[:10]), UTC)
-        elif dotted := _DOTTED.fullmatch(text):
-            day, month, year, hour, minute, second = (int(part or 0) for part in dotted.groups())
-            at = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
-        else:
-            at = datetime.fromisoformat(text.removesuffix(" UTC"))
-            at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-    except (ValueError, OverflowError, OSError):
-        return ""
-    if at.year < 1970 or at > datetime.now(UTC):
-        return ""
-    return str(at.replace(tzinfo=None))

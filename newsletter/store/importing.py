@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
-import marshal
 import os
 import re
 import tempfile
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +24,7 @@ from filecmp import cmp
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 from django.db import IntegrityError, OperationalError, connection, transaction
 from django.utils.timezone import now as now_aware
@@ -35,16 +32,17 @@ from django.utils.timezone import now as now_aware
 from newsletter.config import Config
 from newsletter.errors import AddressError, InputError, NotFound
 from newsletter.store import merging
-from newsletter.store.columns import Choices, Person, Plan, Tags, plan, reader
+from newsletter.store.columns import Choices, Plan, Tags, plan, reader
 from newsletter.store.keys import check_keys, key_maker
 from newsletter.store.lists import list_id, load_lists
 from newsletter.store.merging import Changes, Terms
 from newsletter.store.models import Consent, List, Tag
 from newsletter.store.schema import explained
 from newsletter.store.sheets import REJECT_COLUMNS, Rows, Sheet, guarded, open_sheets, refused, unguarded
+from newsletter.store.spool import Chunk, Spool
 
 CHUNK = 3_000  # rows that are written in one transaction: about 40 ms of work
-THREADS = {"sqlite": 1, "postgresql": 2}  # that write: a server works for two while each waits for its answer
+THREADS = {"sqlite": 0, "postgresql": 2}  # that write: a server works for two while they wait for its answers
 RETRIES = 5  # of a chunk that met another writer on PostgreSQL
 SHOWN_REJECTS = 10
 MOST_TAGS = 10_000  # different ones in a file: a column with more holds something else
@@ -124,7 +122,7 @@ def import_file(
         check_keys(config)
         plans, passed_over = run.plans()
         with tempfile.TemporaryFile() as file:
-            spool = _Spool(file, [each.sheet for each in plans])
+            spool = Spool(file, [each.sheet for each in plans], chunk=CHUNK)
             rejects = [written for each in plans for written in run.read(each, spool)]
             run.write(spool)
     counts = run.counts
@@ -207,7 +205,7 @@ class _Run:
         taken = {each.sheet.name for each in plans}
         return plans, tuple(sheet.name for sheet in sheets if sheet.name not in taken)
 
-    def read(self, plan: Plan, spool: _Spool) -> Iterator[Path]:
+    def read(self, plan: Plan, spool: Spool) -> Iterator[Path]:
         """Reads a table into the spool; gives the file of its rejected rows, if there are any."""
         with _rejects(None if self.dry_run else self.path, plan.sheet) as rejects:
 
@@ -277,7 +275,7 @@ class _Run:
 
     # --- the database ---
 
-    def write(self, spool: _Spool) -> None:
+    def write(self, spool: Spool) -> None:
         """Compares every chunk with the database, and writes what is missing."""
         self._find_tags()
         for chunk, changes in _at_once(self._merge, spool.chunks(), THREADS[connection.vendor]):
@@ -289,11 +287,14 @@ class _Run:
             self.counts += made.counts
             self.counts["duplicates"] += chunk.repeated
             self.progress("writing", chunk.done)
+        if connection.vendor == "postgresql" and self.counts["new"] > 10_000 and not self.dry_run:
+            with connection.cursor() as cursor:  # for whoever comes next, soon: a mailing, most likely
+                cursor.execute("ANALYZE subscriber, subscription, subscriber_tag")
 
     def _terms(self) -> Terms:
         return Terms(lists=self.lists, tags=self.tag_ids, update=self.update)
 
-    def _merge(self, chunk: _Chunk) -> Changes | None:
+    def _merge(self, chunk: Chunk) -> Changes | None:
         """Brings one chunk into the database, in one transaction; None when tags or the event are needed first.
 
         Tried again when another writer came in between (on PostgreSQL; SQLite has only one).
@@ -359,37 +360,34 @@ class _Run:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Chunk:
-    """People with neighbouring keys, in the order of these."""
-
-    people: Sequence[Person]
-    repeated: int  # rows about somebody of whom another row speaks
-    done: float  # how much of all is done with it, from 0 to 1
-
-
 def _at_once(
-    work: Callable[[_Chunk], Changes | None], chunks: Iterator[_Chunk], threads: int
-) -> Iterator[tuple[_Chunk, Changes | None]]:
-    """What `work` gives for each chunk, in threads with connections of their own: while they wait for the database, or
-    SQLite works without Python, the next chunk is made ready here.
+    work: Callable[[Chunk], Changes | None], chunks: Iterator[Chunk], threads: int
+) -> Iterator[tuple[Chunk, Changes | None]]:
+    """What `work` gives for each chunk, in threads with connections of their own, or here (threads: 0).
 
     An error ends it once what was begun has ended.
     """
-    todo: SimpleQueue[_Chunk | None] = SimpleQueue()
-    done: SimpleQueue[tuple[_Chunk | None, Changes | None, BaseException | None]] = SimpleQueue()
+    if not threads:
+        with _less_syncing():
+            for chunk in chunks:
+                yield chunk, work(chunk)
+        return
+    todo: SimpleQueue[Chunk | None] = SimpleQueue()
+    done: SimpleQueue[tuple[Chunk | None, Changes | None, BaseException | None]] = SimpleQueue()
 
     def run() -> None:
         try:
-            with _less_syncing():
-                while chunk := todo.get():
-                    done.put((chunk, work(chunk), None))
+            with connection.cursor() as cursor:
+                # Tables that were empty a moment ago have no statistics: PostgreSQL would read them whole each time.
+                cursor.execute("SET enable_seqscan = off")
+            while chunk := todo.get():
+                done.put((chunk, work(chunk), None))
         except BaseException as error:
             done.put((None, None, error))
         finally:
             connection.close()
 
-    def result() -> tuple[_Chunk, Changes | None]:
+    def result() -> tuple[Chunk, Changes | None]:
         chunk, changes, error = done.get()
         if chunk is None:
             raise error or AssertionError
@@ -419,118 +417,16 @@ def _at_once(
 def _less_syncing() -> Iterator[None]:
     """SQLite need not wait for the disk after every chunk: what a power cut may take is whole chunks, which the same
     import brings again. At the end all is on the disk."""
-    if connection.vendor != "sqlite":
-        yield
-        return
     with connection.cursor() as cursor:
+        before = [cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "wal_autocheckpoint")]
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA wal_autocheckpoint = 4000")  # pages, four times as many as usual
-        yield
-        cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-
-# --- between reading and writing --------------------------------------------------------------------------------------
-
-
-class _Spool:
-    """People in a temporary file, parted by the first octets of their keys."""
-
-    def __init__(self, file: IO[bytes], sheets: Sequence[Sheet]) -> None:
-        self._file = file
-        self._sizes = sum(sheet.size for sheet in sheets)
-        self._ended = 0  # octets of the tables that were read
-        rows = sum(sheet.size // sheet.row_size for sheet in sheets)
-        self._parts = parts = max(1, min(65_536, rows // CHUNK))
-        self._waiting: list[list[Person]] = [[] for _ in range(parts)]
-        self._places = [array("Q") for _ in range(parts)]  # where in the file pieces of a part begin
-        self._flushed = self._count = 0
-        waiting = self._waiting
-
-        def add(person: Person) -> None:
-            key = person[0]
-            waiting[(key[0] << 8 | key[1]) * parts >> 16].append(person)
-
-        self.add = add
-
-    def flush(self) -> None:
-        """To be called now and then; writes when enough waits for pieces to be large."""
-        self._count += 1
-        if self._count * 10_000 >= 20 * self._parts:
-            self._write()
-
-    def _write(self) -> None:
-        self._count = 0
-        place = self._file.tell()
-        for part, people in enumerate(self._waiting):
-            if people:
-                piece = marshal.dumps(people)
-                self._file.write(len(piece).to_bytes(4, "big") + piece)
-                self._places[part].append(place)
-                place += 4 + len(piece)
-                people.clear()
-
-    def end(self, sheet: Sheet) -> None:
-        """A table was read to its end."""
-        self._ended += sheet.size
-
-    def read(self, octets: int) -> float:
-        """How much of the tables was read, from 0 to 1, being so far into the present one."""
-        return min(1.0, (self._ended + octets) / max(1, self._sizes))
-
-    def chunks(self) -> Iterator[_Chunk]:
-        """Everybody, in the order of their keys, all rows of one merged."""
-        self._write()
-        for part, places in enumerate(self._places):
-            people: dict[bytes, Person] = {}
-            repeated = 0
-            for place in places:
-                self._file.seek(place)
-                length = int.from_bytes(self._file.read(4), "big")
-                for person in marshal.loads(self._file.read(length)):  # noqa: S302 - our own file, seen by nobody else
-                    if person[0] in people:
-                        people[person[0]], again = _merged(people[person[0]], person)
-                        repeated += again
-                    else:
-                        people[person[0]] = person
-            chunk = sorted(people.values())  # by key: no two are alike
-            done = (part + 1) / self._parts
-            del people
-            for start in range(0, len(chunk), 2 * CHUNK):  # one, unless rows are far smaller than they seemed
-                piece_of_it = chunk[start : start + 2 * CHUNK]
-                yield _Chunk(people=piece_of_it, repeated=repeated if start == 0 else 0, done=done)
-
-
-_RANKS = ("", "unconfirmed", "subscribed", "unsubscribed")
-
-
-def _merged(first: Person, second: Person) -> tuple[Person, int]:
-    """What two rows say of one person, and how many rows that makes too many.
-
-    The first row counts, the second fills in. Of two states the later in `_RANKS` counts: proof of consent that one row
-    has holds, and so does having left.
-    """
-    wishes = {wish[0]: wish for wish in first[6]}
-    repeated = 0 if second[6] and first[6] else 1
-    for wish in second[6]:
-        before = wishes.get(wish[0])
-        if before is not None:
-            repeated += 1
-        if before is None or _RANKS.index(wish[1]) > _RANKS.index(before[1]):
-            wishes[wish[0]] = wish
-    attributes = second[4] if not first[4] else first[4]
-    if first[4] and second[4]:
-        attributes = json.dumps({**json.loads(second[4]), **json.loads(first[4])})
-    reasons = {first[7], second[7]} - {""}
-    reason = next((each for each in ("complaint", "manual", "bounce") if each in reasons), "")
-    return (
-        *first[:2],
-        first[2] or second[2],
-        first[3] or second[3],
-        attributes,
-        tuple(dict.fromkeys(first[5] + second[5])),
-        tuple(wishes.values()),
-        reason,
-    ), repeated
+        try:
+            yield
+        finally:
+            for name, value in zip(("synchronous", "wal_autocheckpoint"), before, strict=True):
+                cursor.execute(f"PRAGMA {name} = {value}")
+            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 # --- rejected rows ----------------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ class Preset:
     marks: tuple[frozenset[str], ...]  # any of these sets of columns tells it
     files: str = ""  # a regular expression for names of its files
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # field → names, before those of NAMES
-    without: frozenset[str] = frozenset()  # names that mean nothing here, whatever NAMES says
+    without: frozenset[str] = frozenset()  # names that mean nothing here, where its columns tell that it is it
     statuses: Mapping[str, str] = field(default_factory=dict)  # before those of STATUSES
     named: bool = False  # the status is in the file's name
     proof: bool = False  # a time of confirmation counts only after a sign-up that the person made
@@ -227,7 +227,7 @@ PRESETS: tuple[Preset, ...] = (
             "unsubscribed": _names("email_disabled|unsubscribed_at"),
             "joined": _names("created_at|subscription date"),
         },
-        without=frozenset(_names("type|active_subscription|subscription type|status|state")),
+        without=frozenset(_names("type|active_subscription|subscription type")),
     ),
     Preset(
         name="ghost",

@@ -24,7 +24,7 @@ from newsletter.content.segments import Value as AttributeValue
 from newsletter.content.segments import kept_attribute, kept_name
 from newsletter.errors import Finding, InputError, NoConsent, NotFound
 from newsletter.shape import LANGUAGE, nearest
-from newsletter.store.columns import LONGEST_NAME, tidy
+from newsletter.store.cells import LONGEST_NAME, tidy
 from newsletter.store.consent import record, subscribe
 from newsletter.store.keys import key_maker, normalised
 from newsletter.store.lists import list_id

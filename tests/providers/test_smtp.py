@@ -472,7 +472,8 @@ def test_rejected_waits_for_what_is_on_its_way() -> None:
     def dot(session: Session, _: str) -> Reaction:
         if session.number:
             return b"550 5.7.26 unauthenticated\r\n"
-        until(lambda: provider._engine and provider._engine._bulk[0].over)
+        working = provider._engine
+        until(lambda: working and not any(job.waiting for job in working._bulk))
         return None
 
     with SmtpServer(DOT=dot) as server, way_out(server, connections=2) as provider:

@@ -471,7 +471,7 @@ def test_blank_rows_are_no_rows(store: Config) -> None:
     ],
 )
 def test_an_address_is_found_in_its_cell(cell: str, address: str, name: str) -> None:
-    from newsletter.store.columns import clean_address
+    from newsletter.store.cells import clean_address
 
     assert clean_address(cell) == (address, name)
 
@@ -537,9 +537,9 @@ def test_languages_are_understood(store: Config, cell: str, language: str) -> No
     ],
 )
 def test_times_are_understood_that_have_one_meaning(cell: str, moment: str) -> None:
-    from newsletter.store import columns
+    from newsletter.store import cells
 
-    assert columns.moment(cell) == moment
+    assert cells.moment(cell) == moment
 
 
 @pytest.mark.parametrize(
@@ -558,7 +558,7 @@ def test_times_are_understood_that_have_one_meaning(cell: str, moment: str) -> N
     ],
 )
 def test_tags_are_split_as_people_write_them(cell: str, tags: list[str]) -> None:
-    from newsletter.store.columns import split_tags
+    from newsletter.store.cells import split_tags
 
     assert split_tags(cell) == tags
 
@@ -931,6 +931,13 @@ def test_a_preset_can_be_chosen_and_switched_off(store: Config) -> None:
     assert plan.preset is None
 
 
+def test_a_name_like_that_of_an_export_makes_no_status_vanish(store: Config) -> None:
+    content = "email,status\nana@example.org,unsubscribed\nbea@example.org,active\n"
+    for name in ("email_list.csv", "my ghost members.csv", "buttondown.csv", "mailchimp.csv"):
+        imported(store, content, name)
+        assert states() == {"ana@example.org": "unsubscribed", "bea@example.org": "subscribed"}
+
+
 def test_substack_s_zip_gives_the_readers_and_not_who_opened_what(store: Config) -> None:
     report = imported(
         store,
@@ -963,10 +970,10 @@ def test_substack_s_zip_gives_the_readers_and_not_who_opened_what(store: Config)
     ],
 )
 def test_attributes_that_cannot_be_kept_reject_the_row_and_run_nothing(cell: str) -> None:
-    from newsletter.store.columns import MOST_ATTRIBUTES, _read_attributes
+    from newsletter.store.cells import MOST_ATTRIBUTES, read_attributes
 
     with pytest.raises(ValueError):  # noqa: PT012
-        if len(_read_attributes(cell)) > MOST_ATTRIBUTES:
+        if len(read_attributes(cell)) > MOST_ATTRIBUTES:
             raise ValueError
 
 

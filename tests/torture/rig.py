@@ -154,6 +154,7 @@ class Worker:
                 cwd=Path(__file__).parents[1],
             )
         self.stopped_at = 0.0
+        self.asked_to_end = False
 
     @property
     def pid(self) -> int:
@@ -278,6 +279,7 @@ class Rig:
                 with suppress(OSError):
                     if f':{worker.pid}"' in path.read_text("utf-8").partition("\n")[0]:
                         path.unlink()
+        worker.asked_to_end = True
         worker.send_signal(signal.SIGKILL)
         worker.wait(10)
         self.crashed += 1
@@ -295,6 +297,7 @@ class Rig:
         """SIGTERM to every worker: each ends in good order."""
         for worker in self.workers:
             if worker.running():
+                worker.asked_to_end = True
                 worker.send_signal(signal.SIGTERM)
         for worker in self.workers:
             # Before it is ready there is nothing that could be done in good order.
@@ -306,7 +309,7 @@ class Rig:
         deadline = time.monotonic() + self.plan.patience
         while not ready():
             self._look_after_stopped()
-            fallen = [worker for worker in self.workers if not worker.running() and worker.wait(1) not in (0, -9)]
+            fallen = [each for each in self.workers if not (each.asked_to_end or each.running())]
             if fallen or time.monotonic() > deadline:
                 said = "\n".join(f"worker {each.number}: {each.log.read_text()[-1500:]}" for each in self.workers[-6:])
                 raise TimeoutError(
@@ -471,12 +474,12 @@ def _with_smtp(config: Config, plan: Plan, port: int) -> Config:
 
 def table(verdicts: dict[str, Verdict]) -> str:
     """The results as lines of text, one for each run."""
-    head = ("run", "people", "crashed", "stopped", "accepted", "refused", "in doubt", "bound", "arrived", "lost")
-    head = (*head, "doubled", "snapshots", "seconds", "faults")
+    words = "run,people,crashed,stopped,accepted,refused,in doubt,bound,arrived,lost,doubled,snapshots,seconds,faults"
+    head = words.split(",")
     rows = [head]
     for name, each in verdicts.items():
         counts = (each.audience, each.crashed, each.stopped, each.tally["accepted"], each.tally["refused"])
         doubts = (each.in_doubt, each.doubt_bound, each.doubts_that_arrived, each.lost, each.doubled, each.snapshots)
-        rows.append((name, *map(str, (*counts, *doubts, round(each.seconds), len(each.faults)))))
+        rows.append([name, *map(str, (*counts, *doubts, round(each.seconds), len(each.faults)))])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import sqlite3
 import time
@@ -134,8 +135,8 @@ def test_a_database_that_nobody_can_write_for_longer_than_a_lease_costs_nothing_
 
 @pytest.mark.parametrize("room", [0, 3001], ids=["at once", "in the middle of a line"])
 def test_a_full_disk_loses_nobody_and_doubles_nobody(store: Config, room: int) -> None:
-    """No file of a worker may grow beyond `room` octets, recorders and (SQLite) the database alike: as on a full disk, a
-    write takes what there is room for, or nothing. One worker is killed meanwhile."""
+    """No file of a worker may grow beyond `room` octets, recorders and (SQLite) the database alike: as on a full disk,
+    a write takes what there is room for, or nothing. One worker is killed meanwhile."""
     with Rig(store, Plan(people=1500, trouble=SLOW)) as rig:
         rig.open()
         rig.start_workers()
@@ -203,7 +204,7 @@ class Aiosmtpd(Sink):
     def start(self) -> None:
         self._controller = Controller(self, hostname="127.0.0.1", port=0)
         self._controller.start()
-        assert self._controller.server
+        assert isinstance(self._controller.server, asyncio.Server)
         self.port = self._controller.server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
