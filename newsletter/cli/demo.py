@@ -127,7 +127,7 @@ def _send_all(sandbox: Config, issue: Issue, editions: Mapping[str, Edition]) ->
         address = leaving.subscriber.address
         click.echo(f"Did {address} get it?")
         for row in profile(sandbox, address).deliveries[::-1]:
-            name = row.round.issue if row.round else row.mailing.name
+            name = row.mailing.round.issue if row.mailing.round else row.mailing.name
             why = f": {row.detail}" if row.detail else ""
             click.echo(f"  {name}: {row.state}{why}")
     click.echo()
@@ -186,10 +186,12 @@ def _look_and_try(config: Config, sandbox: Config, pages: list[Path], folder: Pa
     outbox = config.shown(sandbox.outbox)
     click.echo(f"  {outbox}/                a Maildir, for example: mutt -f {outbox}")
     click.echo("Try next:")
-    for words, why in (
+    steps = (
         (f"-w {config.shown(sandbox.root)} mailings", "what became of everybody"),
         ("preview", "change the issue and save: the page follows"),
         ("new", "begin next week's issue"),
         ("init ../my-news", "a newsletter of your own"),
-    ):
-        click.echo(f"  {command()} {words:<16} {why}")
+    )
+    width = max(len(words) for words, _ in steps)
+    for words, why in steps:
+        click.echo(f"  {command()} {words:<{width}}  {why}")

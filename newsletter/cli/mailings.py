@@ -305,11 +305,11 @@ def doubts_next(row: Mailing) -> None:
 
 
 def moment(at: datetime | float | None) -> str:
-    """ "2017-11-19 18:00" in the time of this machine; "" for never."""
+    """ "2017-11-19 18:00 UTC"; "" for never."""
     if not at:
         return ""
     when = at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
-    return f"{when.astimezone():%Y-%m-%d %H:%M}"
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _show_line(row: Mailing) -> None:
@@ -318,7 +318,8 @@ def _show_line(row: Mailing) -> None:
     counts = tally(row.pk)
     told = ", ".join(f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state])
     when = moment(row.opened_at or row.created_at)
-    click.echo(f"{row.pk:>4}  {when}  {row.state:<9}  {title(row):<28}  {people(row.audience)}: {told or '–'}")
+    state = "open" if row.kind == "oneoff" and row.state == "sending" else row.state  # it is never over
+    click.echo(f"{row.pk:>4}  {when}  {state:<9}  {title(row):<28}  {people(row.audience)}: {told or '–'}")
     if row.state == "paused" and row.reason:
         click.echo(f"      {row.reason}")
 
@@ -352,7 +353,7 @@ def _show(row: Mailing, config: Config) -> None:
 
 
 def _clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC).astimezone():%H:%M:%S}"
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def doubtful(row: Mailing, config: Config) -> list[dict[str, str]]:

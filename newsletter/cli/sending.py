@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -96,8 +97,9 @@ def send(
     --again asks you to type the issue's date, whatever --yes says.
 
     \b
-    Exit codes: 0 everybody is accounted for, 1 not sent, paused or cancelled, 2 usage, 3 the provider or the database
-    did not answer, 4 sent with some in doubt, 130 you stopped it.
+    Exit codes: 0 everybody is accounted for, 1 not sent, paused or cancelled,
+    2 usage, 3 the provider or the database did not answer, 4 sent with some
+    in doubt, 130 you stopped it.
 
     \b
     Examples:
@@ -333,7 +335,9 @@ def _nobody(plan: Plan, config: Config, going: Sequence[Mailing], *, as_json: bo
         click.echo(f"  mailing {row.pk} ({title(row)}) is {row.state}; to go on with it: {go_on(row)}")
     if has:
         click.echo(f"  {command()} mailings            what became of everybody")
-        click.echo(f"  {command()} send {plan.issue} --again    send it once more to everybody")
+        went = overview.round_providers(plan.issue)
+        other = "" if config.provider in went else f", through {config.provider}: it went through {' and '.join(went)}"
+        click.echo(f"  {command()} send {plan.issue} --again    send it once more to everybody{other}")
     else:
         click.echo(f"  {command()} subscribers import FILE    bring people onto the list")
     return 0
@@ -459,6 +463,8 @@ def _send_test(config: Config, provider: Provider, checked: Checked, given: Sequ
     from newsletter.store import mailings, overview, subscribers
 
     addresses = [part.strip() for each in given for part in each.split(",") if part.strip()]
+    if not addresses:
+        raise click.UsageError("--test needs an address")
     assert checked.issue is not None
     issue = checked.issue.name
     posted: dict[int, tuple[str, str]] = {}
@@ -483,13 +489,14 @@ def _send_test(config: Config, provider: Provider, checked: Checked, given: Sequ
             )
             assert id is not None  # the key is new
             posted[id] = (address, language)
+    mailing = next(iter(overview.named(posted).values())).mailing_id
     down: list[str] = []
 
     def until() -> bool:
+        if down or overview.standing(mailing, time.time()).state != "sending":
+            return True
         rows = overview.named(posted).values()
-        return bool(down) or all(
-            row.state not in ("pending", "sending") or (row.attempts and row.not_before) for row in rows
-        )
+        return all(row.state not in ("pending", "sending") or (row.attempts and row.not_before) for row in rows)
 
     def report(progress: Progress) -> None:
         if progress.down:
@@ -513,6 +520,9 @@ def _send_test(config: Config, provider: Provider, checked: Checked, given: Sequ
             click.echo(f"test of {issue} ({language}) to {address}: {row.state.replace('_', ' ')}{why}")
     waiting = any(row.state in ("pending", "sending") for row in rows.values())
     if waiting:
+        test = mailings.find(mailing)
+        if test.state == "paused":
+            raise click.ClickException(f"mailing {mailing} ({title(test)}) is paused: {test.reason}")
         words = f"{down[0]}. " if down else ""
         raise _Down(f"{words}What waits leaves with the next {command()} worker")
     if not failed and not as_json:

@@ -527,8 +527,9 @@ def _consent(event: Consent) -> str:
 def _delivery(row: Delivery, person: Subscriber | None) -> str:
     """What became of one mail, in plain words."""
     mailing = row.mailing
-    name = row.round.issue if row.round else mailing.name or "a single mail"
-    again = f", sent anew ({row.round.number})" if row.round and row.round.number > 1 else ""
+    round = mailing.round  # the delivery's own is empty once a cancelled mailing gave it back
+    name = round.issue if round else mailing.name or "a single mail"
+    again = f", sent anew ({round.number})" if round and round.number > 1 else ""
     other = f" to {row.address}" if person and row.address and row.address != person.address else ""
     at, detail = _moment(row.at), _plain(row.detail)
     words = f": {detail}" if detail else ""
@@ -638,8 +639,8 @@ def _delivery_json(row: Delivery) -> dict[str, Any]:
         "id": row.pk,
         "mailing": row.mailing.pk,
         "kind": row.mailing.kind,
-        "issue": row.round.issue if row.round else None,
-        "round": row.round.number if row.round else None,
+        "issue": row.mailing.round.issue if row.mailing.round else None,
+        "round": row.mailing.round.number if row.mailing.round else None,
         "name": row.mailing.name or None,
         "address": row.address,
         "language": row.language,

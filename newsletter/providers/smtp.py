@@ -13,8 +13,11 @@ from newsletter.envelope import Envelope, Recipient
 from newsletter.errors import AddressError, ConfigError, Finding, HeaderError, ProviderRejected
 from newsletter.headers import addr_spec
 from newsletter.providers import Limits, Outcome, Recorder
-from newsletter.providers.smtp_engine import Engine, Job, Letter
+from newsletter.providers.smtp_engine import Engine
+from newsletter.providers.smtp_jobs import Job, Letter
 from newsletter.rendering.edition import Edition
+
+AHEAD = 600_000  # octets of messages that are made ahead: about what a processor's cache holds
 
 
 class SmtpProvider:
@@ -56,7 +59,9 @@ class SmtpProvider:
             raise
         if job.failure:
             raise job.failure
-        return [outcome for outcome in job.outcomes if outcome]
+        outcomes = job.known()
+        assert len(outcomes) == len(recipients), "a recipient without an outcome"
+        return list(outcomes)
 
     def close(self) -> None:
         """Says QUIT on every connection. Messages on their way are waited for, for the length of one time-out."""
@@ -85,6 +90,9 @@ class SmtpProvider:
             reply_to = addr_spec(edition.reply_to.address) if edition.reply_to else ""
         except (AddressError, HeaderError) as error:
             raise ProviderRejected(f"edition {edition.key} ({edition.language}): {error}") from error
+        size = len(edition.html) + len(edition.text)
+        if edition.embed:
+            size += sum(len(image.content) for image in edition.images)
         # To be filled with key and address. A return path without a key prints it with no width at all (%.0b).
         path = f"b+%b@{self._bounces}" if self._bounces else f"{sender.replace('%', '%%')}%.0b"
         commands = f"MAIL FROM:<{path}>{{}}\r\nRCPT TO:<%b>\r\nDATA\r\n"
@@ -93,6 +101,7 @@ class SmtpProvider:
             commands=commands.format("").encode(),
             utf8_commands=commands.format(" BODY=8BITMIME SMTPUTF8").encode(),
             utf8=not (sender + reply_to).isascii(),
+            ahead=max(1, min(16, AHEAD // size)),
             urgent=edition.kind == "transactional",
         )
 

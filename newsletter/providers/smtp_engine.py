@@ -19,17 +19,16 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
 from newsletter.config import Smtp
-from newsletter.envelope import Envelope, Recipient
-from newsletter.errors import AddressError, HeaderError, ProviderDown, ProviderError, ProviderRejected
-from newsletter.providers import Outcome, Recorder
+from newsletter.errors import ProviderDown, ProviderError, ProviderRejected
+from newsletter.providers import Outcome
+from newsletter.providers.smtp_jobs import TRIES, Job, Jobs, Mail
 from newsletter.providers.smtp_wire import (
     NO_REPLY,
     STEADY,
@@ -52,66 +51,9 @@ STALL = 2.0  # seconds without an answer after which the envelope that waits beh
 QUICK = 1.0  # seconds: to a server that needs longer for a message no envelope is sent ahead
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to connect
 LONG_PAUSE = 60.0  # the same while other connections work: the server takes no more of them
-TRIES = 3  # connections that may break under one envelope before its recipient is deferred
 ADDRESS_WAIT = 10.0  # seconds for one of a server's addresses while others are left
 NAMES_KEPT = 60.0  # seconds for which addresses are used before the server's name is looked up again
 SEND_BUFFER = 1 << 20  # octets: a whole message is then one system call, and its fate is known at once
-
-STOPPING = "not sent: the worker is stopping"
-
-
-# --- jobs -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Letter:
-    """What is the same for every message of an edition."""
-
-    envelope: Envelope
-    commands: bytes  # MAIL, RCPT and DATA, to be filled with key and address
-    utf8_commands: bytes  # the same for a message that needs SMTPUTF8
-    utf8: bool  # every message needs it, for the sender's sake
-    urgent: bool
-
-
-class Job:
-    """One call of `send`; the engine's own until `done` is set, but for `over`."""
-
-    def __init__(self, letter: Letter, recipients: Sequence[Recipient], recorder: Recorder) -> None:
-        self.letter, self.recipients, self.recorder = letter, recipients, recorder
-        self.outcomes: list[Outcome | None] = [None] * len(recipients)
-        self.place = 0  # of the next recipient
-        self.again: list[int] = []  # places of recipients whose connection broke before their message left
-        self.tries: dict[int, int] = {}  # place → connections that broke
-        self.flying = 0  # recipients in the hands of a connection
-        self.queued = False
-        self.over = False  # nothing of it may leave any more
-        self.stopped = False  # … since the worker stops: who is left over is deferred
-        self.failure: ProviderError | None = None
-        self.done = threading.Event()
-
-    @property
-    def waiting(self) -> int:
-        """How many recipients no connection has taken yet."""
-        return len(self.recipients) - self.place + len(self.again)
-
-    def end(self) -> None:
-        """Nobody else is taken from it."""
-        self.over = True
-        self.place = len(self.recipients)
-        self.again.clear()
-
-    def known(self) -> tuple[Outcome, ...]:
-        return tuple(outcome for outcome in self.outcomes if outcome)
-
-
-class _Mail:
-    """One recipient in the hands of a connection."""
-
-    __slots__ = ("body", "commands", "job", "key", "place")
-
-    def __init__(self, job: Job, place: int, key: str, body: bytes, commands: bytes) -> None:
-        self.job, self.place, self.key, self.body, self.commands = job, place, key, body, commands
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -139,8 +81,8 @@ class _Connection:
         self.events = _WRITE
         self.out: memoryview | None = None  # what the kernel has not taken yet
         self.tail = 0  # octets that were written behind the last final dot
-        self.sent: _Mail | None = None
-        self.next: _Mail | None = None
+        self.sent: Mail | None = None
+        self.next: Mail | None = None
         self.rcpt_refused = False  # in the envelope that was written last
         self.reset = False  # the next envelope begins with RSET
         self.doomed = False  # its envelope went elsewhere: closed as soon as the answer to the dot is here
@@ -165,6 +107,7 @@ class Engine:
 
     def __init__(self, config: Smtp, tls: ssl.SSLContext | None) -> None:
         self._config, self._tls = config, tls
+        self._jobs = Jobs(f"smtp {config.host}:{config.port}")
         self._selector = selectors.DefaultSelector()
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)
@@ -173,19 +116,15 @@ class Engine:
         self._inbox: deque[Job] = deque()
         self._stopping = False
         self._gone_by = 0.0  # when it stops: the time by which it must have ended
-        self._urgent: deque[Job] = deque()
-        self._bulk: deque[Job] = deque()
-        self._finished: list[Job] = []
         self._connections: set[_Connection] = set()
         self._idle: set[_Connection] = set()
-        self._touched: set[Recorder] = set()  # recorders with answers that may not be written yet
         self._failures = 0  # connections that came to nothing, one after the other
         self._pause_until = 0.0
         self._found: deque[list[Any] | Exception] = deque()  # what the look-up of the server's name brought
         self._looking_since = self._looked_at = 0.0
         self._addresses: list[Any] = []
         self._name = ""  # this machine's, for EHLO
-        self._now = self._tick_at = self._dated = monotonic()
+        self._now = self._tick_at = monotonic()
         self._date = datetime.now(UTC)
         self.thread = threading.Thread(target=self._run, name="smtp", daemon=True)
 
@@ -229,11 +168,9 @@ class Engine:
 
     def _turn(self) -> bool:
         """Waits for something to happen and deals with all of it; False when the engine has come to its end."""
-        at_work = self._connections or self._urgent or self._bulk or self._stopping
+        at_work = self._connections or self._jobs or self._stopping
         ready = self._selector.select(TICK if at_work else None)
-        self._now = now = monotonic()
-        if now - self._dated >= 1.0:
-            self._date, self._dated = datetime.now(UTC), now  # one date a second: the envelope keeps it written out
+        self._now = monotonic()
         for key, events in ready:
             if (connection := key.data) is None:
                 self._ear.recv(4096)
@@ -242,32 +179,22 @@ class Engine:
                 self._serve(connection, events)
             except (ProtocolError, OSError) as error:
                 self._lose(connection, _reason(error))
-        while self._inbox:
-            self._queue(self._inbox.popleft())
-        if now >= self._tick_at:
-            self._tick_at = now + TICK
+        if self._now >= self._tick_at:
+            self._tick_at = self._now + TICK
+            self._date = datetime.now(UTC)  # one for many messages: the envelope keeps it written out
             for connection in list(self._connections):
                 self._guarded(self._look_after, connection)
+        while self._inbox:
+            self._jobs.take(self._inbox.popleft())
         if self._stopping:
             return self._wind_up()
-        if self._urgent or self._bulk:
-            while self._idle and (self._urgent or self._bulk):
+        if self._jobs:
+            while self._idle and self._jobs:
                 self._guarded(self._begin, self._idle.pop())
             if len(self._connections) < self._config.connections:
                 self._open()
-        self._tell()
+        self._jobs.tell()
         return True
-
-    def _tell(self) -> None:
-        """Before anything is waited for: answers go into the recorders, then finished jobs to those who wait."""
-        try:
-            while self._touched:
-                self._touched.pop().flush()
-        except OSError:  # the disk is full: no other message will leave, and these answers are in hand
-            pass
-        for job in self._finished:
-            job.done.set()
-        self._finished.clear()
 
     def _guarded(self, work: Callable[[_Connection], None], connection: _Connection) -> None:
         try:
@@ -285,10 +212,10 @@ class Engine:
         elif connection.shaking_hands:
             self._shake_hands(connection)
         else:
-            if connection.out is not None:
-                self._write_rest(connection)
-            if events & _READ:
+            if events & _READ:  # first: a server that closes the connection may have said why
                 self._read(connection)
+            if events & _WRITE and connection.out is not None and not connection.closed:
+                self._write_rest(connection)
 
     def _look_after(self, connection: _Connection) -> None:
         """What has taken too long."""
@@ -304,7 +231,7 @@ class Engine:
             elif connection.sent and connection.next and waited > min(STALL, limit / 2):
                 mail, connection.next = connection.next, None
                 connection.doomed, connection.steady = True, False
-                self._again(mail, "", broken=False)
+                self._jobs.again(mail, "", broken=False)
         elif waited > IDLE:
             self._quit(connection)
 
@@ -312,158 +239,31 @@ class Engine:
         """Nothing new leaves, answers are waited for, QUIT is said; False at the end."""
         self._gone_by = self._gone_by or self._now + self._config.timeout + FAREWELL
         late = self._now >= self._gone_by
-        for job in (*self._urgent, *self._bulk):
-            self._stop(job)
+        for job in self._jobs.all():
+            self._jobs.stop(job)
         for connection in list(self._connections):
             if late or (connection.busy and not connection.sent and not connection.quitting):
                 if connection.next:
-                    self._stop(connection.next.job)
+                    self._jobs.stop(connection.next.job)
                 self._lose(connection, "the worker stopped before the answer came")
             elif not connection.busy:
                 self._guarded(self._quit, connection)
-        self._tell()
+        self._jobs.tell()
         return bool(self._connections)
 
     def _collapse(self, error: Exception) -> None:
         """A fault of this program: nobody is left waiting, and what is known stays known."""
         why = f"the smtp provider failed in a way that nobody foresaw ({type(error).__name__}: {shown(str(error))})"
-        jobs = {*self._urgent, *self._bulk, *self._inbox}
+        jobs = {*self._jobs.all(), *self._inbox}
         for connection in self._connections:
             jobs.update(mail.job for mail in (connection.sent, connection.next) if mail)
             if mail := connection.sent:
                 mail.job.outcomes[mail.place] = _unanswered(connection, mail, why)
-        for job in jobs.difference(self._finished):
+        for job in jobs.difference(self._jobs.finished):
             job.failure = ProviderRejected(f"{why}; please report it", outcomes=job.known())
             job.done.set()
-        for job in self._finished:
+        for job in self._jobs.finished:
             job.done.set()
-
-    # --- jobs ---------------------------------------------------------------------------------------------------------
-
-    def _queue(self, job: Job, *, first: bool = False) -> None:
-        """Behind the others of its kind, or before all of them."""
-        if not job.queued and job.waiting:
-            job.queued = True
-            queue = self._urgent if job.letter.urgent else self._bulk
-            if first:
-                queue.appendleft(job)
-            else:
-                queue.append(job)
-
-    def _pull(self, connection: _Connection) -> _Mail | None:
-        """The next message for this connection, sealed; None when nobody waits.
-
-        Recipients for whom no message can be made, or none that this server takes, are answered for on the way.
-        """
-        while queue := self._urgent or self._bulk:
-            job = queue[0]
-            if job.again:
-                place = job.again.pop()
-            elif job.place < len(job.recipients):
-                place = job.place
-                job.place += 1
-            else:
-                queue.popleft()
-                job.queued = False
-                continue
-            recipient, letter = job.recipients[place], job.letter
-            try:
-                body = letter.envelope.seal(recipient, date=self._date)
-                address, utf8 = letter.envelope.wire_address(recipient)
-            except (AddressError, HeaderError) as error:
-                self._refuse(job, place, str(error))
-                continue
-            offers = connection.offers
-            if (utf8 or offers.size) and not self._carries(offers, job, place, len(body), utf8):
-                continue
-            job.flying += 1
-            commands = letter.utf8_commands if utf8 else letter.commands
-            key = recipient.key
-            return _Mail(job, place, key, body, commands % (key.encode(), address.encode()))
-        return None
-
-    def _carries(self, offers: Offers, job: Job, place: int, size: int, utf8: bool) -> bool:
-        """Whether the server takes a message of this kind; if not, it is answered for."""
-        if offers.size and size > offers.size:
-            self._reject(
-                job,
-                f"the message has {size:,} bytes and the server takes {offers.size:,}; make it smaller (images: link "
-                "instead of embed), or ask who runs the server to allow more",
-            )
-            return False
-        if utf8 and not offers.smtputf8:
-            lack = "the server does not offer SMTPUTF8, so it cannot take letters outside ASCII before the @"
-            if job.letter.utf8:
-                self._reject(job, f"{lack}; write sender.address and sender.reply_to in ASCII")
-            else:
-                self._refuse(job, place, f"recipient {job.recipients[place].key}: {lack}")
-            return False
-        return True
-
-    def _refuse(self, job: Job, place: int, why: str) -> None:
-        job.outcomes[place] = Outcome(key=job.recipients[place].key, state="refused", detail=why)
-        self._check(job)
-
-    def _settle(self, mail: _Mail, outcome: Outcome | None) -> None:
-        """The recipient leaves the hands of its connection, with an outcome or (None) not handed over."""
-        job = mail.job
-        if outcome:
-            job.outcomes[mail.place] = outcome
-        job.flying -= 1
-        if not job.flying:
-            self._check(job)
-
-    def _answered(self, mail: _Mail, outcome: Outcome) -> None:
-        """The fate of a message whose leaving the recorder was told of."""
-        recorder = mail.job.recorder
-        recorder.answered(outcome)
-        self._touched.add(recorder)
-        self._settle(mail, outcome)
-
-    def _again(self, mail: _Mail, why: str, *, broken: bool = True) -> None:
-        """Nothing of the message left, so it goes to another connection, a few times."""
-        job, place = mail.job, mail.place
-        if broken:
-            job.tries[place] = job.tries.get(place, 0) + 1
-        if job.over:
-            self._settle(mail, None)
-        elif job.tries.get(place, 0) >= TRIES:
-            self._settle(mail, Outcome(key=mail.key, state="deferred", detail=why))
-        else:
-            job.flying -= 1
-            job.again.append(place)
-            self._queue(job, first=True)
-
-    def _fail(self, job: Job, error: ProviderError) -> None:
-        """Nothing of the job leaves any more; it ends when what is on its way is answered for."""
-        job.failure = job.failure or error
-        job.end()
-        self._check(job)
-
-    def _reject(self, job: Job, why: str) -> None:
-        self._fail(job, ProviderRejected(self._at(why)))
-
-    def _stop(self, job: Job) -> None:
-        job.stopped = True
-        job.end()
-        self._check(job)
-
-    def _check(self, job: Job) -> None:
-        """Whether the job has come to its end."""
-        if job.flying or job.waiting or job in self._finished:
-            return
-        if job.queued:
-            job.queued = False
-            (self._urgent if job.letter.urgent else self._bulk).remove(job)
-        if job.failure:
-            job.failure.outcomes = job.known()
-        elif job.stopped:
-            pairs = zip(job.recipients, job.outcomes, strict=True)
-            job.outcomes = [had or Outcome(key=each.key, state="deferred", detail=STOPPING) for each, had in pairs]
-        self._finished.append(job)
-
-    def _at(self, why: str) -> str:
-        return f"smtp {self._config.host}:{self._config.port}: {why}"
 
     # --- opening a connection -----------------------------------------------------------------------------------------
 
@@ -473,7 +273,7 @@ class Engine:
             return
         coming = sum(not each.ready for each in self._connections)
         working = sum(each.ready and not each.quitting for each in self._connections)
-        wanted = sum(job.waiting for job in (*self._urgent, *self._bulk)) if working and not self._failures else 1
+        wanted = sum(job.waiting for job in self._jobs.all()) if working and not self._failures else 1
         for _ in range(min(wanted - coming, self._config.connections - len(self._connections))):
             self._connect(list(self._addresses))
 
@@ -591,6 +391,7 @@ class Engine:
             self._come_to_nothing(error)
         else:
             if octets is not None:
+                _check_step(connection)
                 connection.expected.append("opening")
                 self._write(connection, octets)
             elif connection.replies.waiting:  # it would be taken for the words of the encrypted server
@@ -605,8 +406,8 @@ class Engine:
         self._pause_until = self._now + min(longest, FIRST_PAUSE * 2 ** min(self._failures, 10))
         self._failures += 1
         if not others and self._failures >= patience:
-            for job in (*self._urgent, *self._bulk):
-                self._fail(job, type(error)(self._at(str(error))))
+            for job in self._jobs.all():
+                self._jobs.fail(job, type(error)(f"{self._jobs.where}: {error}"))
 
     # --- ending a connection ------------------------------------------------------------------------------------------
 
@@ -636,12 +437,12 @@ class Engine:
         sent, following = connection.sent, connection.next
         connection.sent = connection.next = None
         if sent:
-            self._answered(sent, _unanswered(connection, sent, why))
+            self._jobs.answered(sent, _unanswered(connection, sent, why))
         if following:
             if timed_out and not sent:
-                self._settle(following, Outcome(key=following.key, state="deferred", detail=why))
+                self._jobs.settle(following, Outcome(key=following.key, state="deferred", detail=why))
             else:
-                self._again(following, why)
+                self._jobs.again(following, why)
         if not connection.ready:
             hint = "check smtp.host, smtp.port and smtp.security, and that the server runs"
             self._come_to_nothing(ProviderDown(f"{why}; {hint}"))
@@ -651,7 +452,7 @@ class Engine:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def _write(self, connection: _Connection, octets: bytes, more: bytes = b"") -> None:
-        _check_step(connection)
+        """To be called when nothing of the server's is unread: its answers would be taken for those to this."""
         connection.steady, connection.since = False, self._now
         taken = 0
         if not connection.encrypted:
@@ -683,7 +484,8 @@ class Engine:
 
     def _begin(self, connection: _Connection) -> None:
         """The envelope of the next recipient, or rest."""
-        mail = self._pull(connection)
+        _check_step(connection)
+        mail = self._jobs.pull(connection.offers, self._date)
         if not mail:
             self._idle.add(connection)
             connection.since = self._now
@@ -698,29 +500,35 @@ class Engine:
             self._write_command(connection)
 
     def _write_command(self, connection: _Connection) -> None:
+        _check_step(connection)
         command = connection.commands.popleft()
         connection.expected.append(command[:4].decode().lower())
         self._write(connection, command)
 
     def _write_body(self, connection: _Connection) -> None:
         """The message whose envelope was taken, and the envelope of the next behind it."""
-        _check_step(connection)  # before the recorder is told
         mail = connection.next
         assert mail is not None
         job = mail.job
-        following = self._pull(connection) if connection.quick and connection.offers.pipelining else None
+        following = (
+            self._jobs.pull(connection.offers, self._date)
+            if connection.quick and connection.offers.pipelining
+            else None
+        )
         try:
             leaves = not job.over and not self._stopping and job.recorder.leaving(mail.key)
         except OSError as error:
             leaves = False
-            self._fail(job, ProviderDown(f"the flight recorder cannot be written ({_reason(error)}); free some space"))
+            self._jobs.fail(
+                job, ProviderDown(f"the flight recorder cannot be written ({_reason(error)}); free some space")
+            )
         if not leaves:
             if following:
-                self._again(following, "", broken=False)
+                self._jobs.again(following, "", broken=False)
             if not job.failure:
-                self._stop(job)
+                self._jobs.stop(job)
             connection.next = None
-            self._settle(mail, None)
+            self._jobs.settle(mail, None)
             self._discard(connection)  # after DATA there is no other way to keep the message back
             return
         connection.sent, connection.next = mail, following
@@ -767,18 +575,18 @@ class Engine:
             else:
                 self._begin(connection)
 
-    def _taken(self, connection: _Connection, mail: _Mail, words: str) -> None:
+    def _taken(self, connection: _Connection, mail: Mail, words: str) -> None:
         connection.quick = self._now - connection.since < QUICK
         if not connection.served:
             connection.served, self._failures = True, 0
-        self._answered(mail, Outcome(mail.key, "accepted", reference(words)))
+        self._jobs.answered(mail, Outcome(mail.key, "accepted", reference(words)))
 
     def _hear(self, connection: _Connection, reply: Reply) -> None:
         """One reply, matched to its command."""
         if connection.ready and reply.closing and not connection.quitting:
             if sent := connection.sent:  # it may be an answer to the dot or to nothing: the message was not taken
                 connection.sent = None
-                self._answered(sent, Outcome(key=sent.key, state="deferred", detail=str(reply)))
+                self._jobs.answered(sent, Outcome(key=sent.key, state="deferred", detail=str(reply)))
             self._lose(connection, f"the server closed the connection: {reply}")
             return
         if not connection.expected:
@@ -802,6 +610,7 @@ class Engine:
     def _hear_of_envelope(self, connection: _Connection, command: Command, reply: Reply) -> None:
         mail = connection.next
         if command == "data" and reply.code == 354:
+            _check_step(connection)
             if mail:
                 self._write_body(connection)
             elif connection.rcpt_refused:  # a message for nobody (RFC 2920 §3.1)
@@ -823,10 +632,10 @@ class Engine:
             return
         connection.next = None
         if means == "rejected":
-            self._reject(mail.job, f"{reply}{_HINT}")
-            self._settle(mail, None)
+            self._jobs.reject(mail.job, f"{reply}{_HINT}")
+            self._jobs.settle(mail, None)
         else:
-            self._settle(mail, Outcome(key=mail.key, state=means, detail=str(reply)))
+            self._jobs.settle(mail, Outcome(key=mail.key, state=means, detail=str(reply)))
 
     def _hear_of_message(self, connection: _Connection, reply: Reply) -> None:
         mail = connection.sent
@@ -839,10 +648,10 @@ class Engine:
         if means == "accepted":
             self._taken(connection, mail, reply.text)
         elif means == "rejected":
-            self._reject(mail.job, f"{reply}{_HINT}")
-            self._answered(mail, Outcome(key=mail.key, state="deferred", detail=str(reply)))
+            self._jobs.reject(mail.job, f"{reply}{_HINT}")
+            self._jobs.answered(mail, Outcome(key=mail.key, state="deferred", detail=str(reply)))
         else:
-            self._answered(mail, Outcome(key=mail.key, state=means, detail=str(reply)))
+            self._jobs.answered(mail, Outcome(key=mail.key, state=means, detail=str(reply)))
         if early:
             self._lose(connection, "the server answered before the end of a message")
         elif connection.doomed:
@@ -857,7 +666,7 @@ def _check_step(connection: _Connection) -> None:
         raise ProtocolError("the server is out of step: it answered what it was not asked")
 
 
-def _unanswered(connection: _Connection, mail: _Mail, why: str) -> Outcome:
+def _unanswered(connection: _Connection, mail: Mail, why: str) -> Outcome:
     if connection.dot_left:
         return Outcome(key=mail.key, state="in_doubt", detail=f"handed over, and then: {why}")
     return Outcome(key=mail.key, state="deferred", detail=f"broken off before its end: {why}")

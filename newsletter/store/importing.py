@@ -9,22 +9,24 @@ written whole chunks, and the same command run again does the rest.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import IO, Any
 
 from django.db import IntegrityError, OperationalError, connection, transaction
 from django.utils.timezone import now as now_aware
@@ -102,7 +104,7 @@ def import_file(
     `consent` states, in words that are kept, that everybody in the file consented; without it only those are subscribed
     whose rows prove it, the others are unconfirmed. `update` lets names, languages and attributes of the file replace
     those that are there, which otherwise are only filled in. `dry_run` writes nothing at all. Rejected rows go to
-    `<path>.rejected.csv`.
+    `<path>.rejected.csv`, or into the folder of lists.yaml where that of the file cannot be written.
 
     Raises `InputError` for a file that cannot be used, `NotFound` for an unknown list, `WrongKey`, `DatabaseDown` (what
     was written stays, and the same import goes on from there), `OSError`.
@@ -207,7 +209,9 @@ class _Run:
 
     def read(self, plan: Plan, spool: Spool) -> Iterator[Path]:
         """Reads a table into the spool; gives the file of its rejected rows, if there are any."""
-        with _rejects(None if self.dry_run else self.path, plan.sheet) as rejects:
+        beside = self.path.parent
+        folder = beside if os.access(beside, os.W_OK) else self.config.lists.parent
+        with _rejects(None if self.dry_run else folder / self.path.name, plan.sheet) as rejects:
 
             def reject(line: int, cells: Sequence[str], reason: str) -> None:
                 self.counts["rejected"] += 1
@@ -244,19 +248,23 @@ class _Run:
                 if not read % 10_000:
                     spool.flush()
                     self.progress("reading", spool.read(rows.octets))
-                    if len(self.tags.names) > MOST_TAGS:
-                        help = "does that column hold tags? If not: --ignore COLUMN"
-                        raise refused(plan.sheet.name, f"has more than {MOST_TAGS:,} different tags", help)
+                    self._check_tags(plan)
+            self._check_tags(plan)
             self.rows += read
             spool.end(plan.sheet)
             self.progress("reading", spool.read(0))
             if rejects and (written := rejects.keep()):
                 yield written
 
+    def _check_tags(self, plan: Plan) -> None:
+        if len(self.tags.names) > MOST_TAGS:
+            column = plan.meanings.get("tags", "COLUMN")
+            help = f'does the column "{column}" hold tags? If not: --ignore "{column}"'
+            raise refused(plan.sheet.name, f"has more than {MOST_TAGS:,} different tags", help)
+
     def _find_list(self, name: str, alias: str) -> None:
-        if (
-            not self.dry_run or name not in load_lists(self.config).lists
-        ):  # to tell which there are, if none of the name
+        known = load_lists(self.config).lists
+        if not self.dry_run or name not in known:  # an unknown one raises, and tells which there are
             self.lists[alias] = list_id(self.config, name)
         else:
             row = List.objects.filter(name=name).first()
@@ -278,15 +286,16 @@ class _Run:
     def write(self, spool: Spool) -> None:
         """Compares every chunk with the database, and writes what is missing."""
         self._find_tags()
-        for chunk, changes in _at_once(self._merge, spool.chunks(), THREADS[connection.vendor]):
-            if changes is None:  # it is the first that needs tags and the event
-                self._prepare()
-            made = changes or self._merge(chunk)
-            assert made
-            self.quiet = not made.any
-            self.counts += made.counts
-            self.counts["duplicates"] += chunk.repeated
-            self.progress("writing", chunk.done)
+        with closing(_at_once(self._merge, spool.chunks(), THREADS[connection.vendor])) as results:
+            for chunk, changes in results:
+                if changes is None:  # it is the first that needs tags and the event
+                    self._prepare()
+                made = changes or self._merge(chunk)
+                assert made
+                self.quiet = not made.any
+                self.counts += made.counts
+                self.counts["duplicates"] += chunk.repeated
+                self.progress("writing", chunk.done)
         if connection.vendor == "postgresql" and self.counts["new"] > 10_000 and not self.dry_run:
             with connection.cursor() as cursor:  # for whoever comes next, soon: a mailing, most likely
                 cursor.execute("ANALYZE subscriber, subscription, subscriber_tag")
@@ -362,7 +371,7 @@ class _Run:
 
 def _at_once(
     work: Callable[[Chunk], Changes | None], chunks: Iterator[Chunk], threads: int
-) -> Iterator[tuple[Chunk, Changes | None]]:
+) -> Generator[tuple[Chunk, Changes | None], None, None]:
     """What `work` gives for each chunk, in threads with connections of their own, or here (threads: 0).
 
     An error ends it once what was begun has ended.
@@ -433,23 +442,21 @@ def _less_syncing() -> Iterator[None]:
 
 
 class _Rejects:
-    """The file of a sheet's rejected rows, under another name until it is whole."""
+    """A sheet's rejected rows: in a file without a name, so that a killed import leaves no addresses about."""
 
-    def __init__(self, path: Path, sheet: Sheet) -> None:
+    def __init__(self, path: Path, sheet: Sheet, file: IO[bytes]) -> None:
         inside = "" if sheet.file == path.name else f".{sheet.file}"
         mended = re.sub(r"\.rejected(-[0-9]+)?\.csv$", "", path.name)  # the file may hold rejected rows of another
-        self._stem = f"{mended}{inside}.rejected"
-        self._path = path.with_name(f"{self._stem}.csv")
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{self._path.name}.")
-        self.draft = Path(name)
-        self.file = os.fdopen(descriptor, "w", encoding="utf-8-sig", errors="replace", newline="")
-        self._writer = csv.writer(self.file, delimiter=sheet.delimiter)
+        self._target = path.with_name(f"{mended}{inside}.rejected.csv")
+        self._file = file
+        self._writer = csv.writer(codecs.getwriter("utf-8")(file, "replace"), delimiter=sheet.delimiter)
         self._any = False
         self._columns = [column for column in sheet.columns if column not in REJECT_COLUMNS]
         self._skipped = [place for place, column in enumerate(sheet.columns) if column in REJECT_COLUMNS]
 
     def add(self, line: int, cells: Sequence[str], reason: str) -> None:
         if not self._any:
+            self._file.write(codecs.BOM_UTF8)  # for Excel
             self._writer.writerow([*REJECT_COLUMNS, *map(guarded, self._columns)])
             self._any = True
         kept = (cell for place, cell in enumerate(cells) if place not in self._skipped)
@@ -457,26 +464,26 @@ class _Rejects:
 
     def keep(self) -> Path | None:
         """Where the rows are now: never in place of a file with other rows, which somebody may have begun to mend."""
-        self.file.close()
         if not self._any:
             return None
-        for number in count(2):
-            if not self._path.exists() or cmp(self._path, self.draft, shallow=False):
-                break
-            self._path = self._path.with_name(f"{self._stem}-{number}.csv")
-        os.replace(self.draft, self._path)
-        return self._path
+        descriptor, name = tempfile.mkstemp(dir=self._target.parent, prefix=f".{self._target.name}.")  # mode 0600
+        draft, target = Path(name), self._target
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, file)
+            for number in count(2):
+                if not target.exists() or cmp(target, draft, shallow=False):
+                    break
+                target = self._target.with_name(f"{self._target.stem}-{number}.csv")
+            os.replace(draft, target)
+        finally:
+            draft.unlink(missing_ok=True)
+        return target
 
 
 @contextmanager
 def _rejects(path: Path | None, sheet: Sheet) -> Iterator[_Rejects | None]:
-    """The rejected rows of a sheet of the file at `path`; None where nothing may be written."""
-    if path is None:
-        yield None
-        return
-    rejects = _Rejects(path, sheet)
-    try:
-        yield rejects
-    finally:
-        rejects.file.close()
-        rejects.draft.unlink(missing_ok=True)
+    """The rejected rows of a sheet, to be kept beside `path`; None where nothing may be written."""
+    with tempfile.TemporaryFile() as file:
+        yield _Rejects(path, sheet, file) if path else None

@@ -178,6 +178,12 @@ def _deliveries(mailing: int) -> QuerySet[models.Delivery]:
     return models.Delivery.objects.filter(pk__gte=span["first"], pk__lte=span["last"], mailing_id=mailing)
 
 
+def round_providers(issue: str) -> set[str]:
+    """The ways out that an issue's last round was opened for."""
+    rows = models.Mailing.objects.filter(round__issue=issue, round__number=last_round(issue))
+    return set(rows.values_list("provider", flat=True))
+
+
 def round_tally(issue: str) -> dict[str, int]:
     """How many are in each state over all mailings of an issue's last round; states without anybody are not there."""
     counts = dict.fromkeys(models.DELIVERY_STATES, 0)

@@ -427,7 +427,7 @@ class Profile:
     subscriptions: tuple[Subscription, ...]  # with list and consent
     consents: tuple[Consent, ...]  # with list; oldest first
     suppression: Suppression | None
-    deliveries: tuple[Delivery, ...]  # with mailing and round; newest first
+    deliveries: tuple[Delivery, ...]  # with mailing and its round; newest first
 
 
 def profile(config: Config, address: str) -> Profile:
@@ -435,7 +435,7 @@ def profile(config: Config, address: str) -> Profile:
     key = address_key(config, address)
     person = Subscriber.objects.filter(address_key=key).first()
     suppression = Suppression.objects.filter(pk=key).first()
-    deliveries = tuple(_deliveries(person, key).select_related("mailing", "round").order_by("-pk"))
+    deliveries = tuple(_deliveries(person, key).select_related("mailing__round").order_by("-pk"))
     if not (person or suppression or deliveries):
         raise NotFound("nothing is known of it")
     subscriptions: Iterable[Subscription] = ()

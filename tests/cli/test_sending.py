@@ -29,6 +29,7 @@ from newsletter.errors import ProviderDown, ProviderRejected
 from newsletter.providers import Limits, Outcome, Recorder
 from newsletter.providers.memory import Fault, Memory
 from newsletter.rendering.edition import Edition
+from smtp_server import SmtpServer
 
 ROOT = Path(__file__).parents[2]
 ISSUE = "issues/2017-11-19.yaml"
@@ -392,6 +393,19 @@ def test_who_was_refused_has_had_their_turn_and_is_not_said_to_have_it(store: Co
     assert len(out.messages) == 6
 
 
+def test_what_went_into_the_outbox_counts_as_sent_and_it_is_said_how_to_send_it_for_real(
+    store: Config, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_people(store, range(1, 8))
+    say("send", "2017-11-19", "--yes")
+    with (store.root / "newsletter.yaml").open("a", encoding="utf-8") as file:
+        file.write("provider: smtp\nsmtp: {host: 127.0.0.1, port: 9}\n")
+    monkeypatch.setattr("newsletter.cli.sending.open_provider", lambda config: Memory())
+    said = say("send", "2017-11-19", "--yes")
+    assert "everybody has it (7 people)" in said.out
+    assert "send it once more to everybody, through smtp: it went through outbox" in said.out
+
+
 def test_a_provider_that_rejects_the_sender_pauses_it_and_says_what_to_do(store: Config, say: Say, out: Memory) -> None:
     add_people(store, range(1, 8))
     out.faults = {1: Fault(at="before", do=ProviderRejected)}
@@ -504,6 +518,22 @@ def test_mail_leaves_when_the_address_of_the_links_answers_for_this_workspace(
     assert say("send", "2017-11-19", "--yes").code == 0
     assert len(leaving.messages) == 3
     assert [path for _, path in site["asked"]] == ["/.well-known/newsletter"]
+
+
+def test_mail_leaves_through_a_mail_server(store: Config, site: dict[str, Any], say: Say) -> None:
+    from newsletter.store import schema
+
+    site["body"] = json.dumps({"id": schema.store_id()}).encode()
+    add_people(store, range(1, 41))
+    with SmtpServer() as server:
+        text = (store.root / "newsletter.yaml").read_text("utf-8").replace("example.org", "valley.org")
+        smtp = f"provider: smtp\nsmtp: {{host: 127.0.0.1, port: {server.port}}}\n"
+        (store.root / "newsletter.yaml").write_text(text + smtp, "utf-8")
+        said = say("send", "2017-11-19", "--yes")
+    assert said.code == 0
+    assert f"through smtp, 127.0.0.1:{server.port}" in said.out
+    assert len(server.taken) == 40
+    assert tally() == {"accepted": 40}
 
 
 @pytest.mark.parametrize(
@@ -629,6 +659,22 @@ def test_a_test_does_not_wait_for_a_provider_that_is_down(
     assert "smtp.valley.org:587: connection refused. What waits leaves with the next" in said.err
 
 
+def test_a_test_that_the_provider_rejects_is_told_why_and_leaves_after_resume(
+    store: Config, say: Say, out: Memory
+) -> None:
+    out.faults = {1: Fault(at="before", do=ProviderRejected)}
+    out.limits = replace(out.limits, lanes=1)
+    said = say("send", "2017-11-19", "--test", "me@valley.org")
+    assert (said.code, "mailing 1 (single mail: test) is paused: the provider rejects it" in said.err) == (1, True)
+    assert say("resume", 1).code == 0
+    assert say("worker", "--once").code == 0
+    assert len(out.messages) == 2
+
+
+def test_a_test_needs_an_address(say: Say) -> None:
+    assert say("send", "2017-11-19", "--test", " , ").code == 2
+
+
 def test_addresses_without_test_are_a_mistake(say: Say) -> None:
     assert say("send", "2017-11-19", "me@valley.org").code == 2
 
@@ -676,6 +722,7 @@ def test_cancel_asks_and_names_how_many_will_not_get_it(store: Config, say: Say)
     assert say("cancel", 1, typed="y\n").code == 0
     assert tally() == {"skipped": 7}
     assert mailed(store) == 0
+    assert "2017-11-19 (mailing 1): " in say("subscribers", "show", address(1)).out
 
 
 def test_doubts_are_settled_as_sent_after_a_yes(store: Config, say: Say, out: Memory) -> None:

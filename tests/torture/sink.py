@@ -151,10 +151,15 @@ class _Session(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(answer)
 
-    def _break(self) -> None:
-        """The connection is gone: half of the times with a reset, half of the times with a plain end."""
+    def _break(self, answers: bytearray) -> None:
+        """The connection is gone: half of the times with a reset, half of the times with a plain end. What was answered
+        before has been said."""
         self._deaf = True
-        if self._dice.random() < 0.5:
+        if answers:
+            self._say(bytes(answers))
+            answers.clear()
+            self._transport.close()
+        elif self._dice.random() < 0.5:
             self._transport.abort()
         else:
             self._transport.close()
@@ -182,13 +187,13 @@ class _Session(asyncio.Protocol):
             self._sender = found[1].decode("utf-8", "replace")
             self._fate = self._server.draw(self._dice)
             if self._fate == "drop_early" and self._dice.random() < 0.4:
-                self._break()
+                self._break(answers)
                 return
             answers += b"250 2.1.0 sender ok\r\n"
         elif word == b"RCPT" and (found := _PATH.search(line)) and self._sender is not None:
             address = found[1].decode("utf-8", "replace")
             if self._fate == "drop_early" and self._dice.random() < 0.5:
-                self._break()
+                self._break(answers)
             elif refuses(self._server.trouble, address):
                 answers += b"550 5.1.1 no such mailbox\r\n"
             elif self._fate == "defer_rcpt":
@@ -198,7 +203,7 @@ class _Session(asyncio.Protocol):
                 answers += b"250 2.1.5 recipient ok\r\n"
         elif word == b"DATA":
             if self._fate == "drop_early" and self._recipients:
-                self._break()
+                self._break(answers)
             elif self._recipients:
                 self._in_body, self._seen = True, 0
                 answers += b"354 go ahead\r\n"
@@ -228,7 +233,7 @@ class _Session(asyncio.Protocol):
         if self._fate == "drop_body" and len(self._buffer) > 10:
             for recipient in self._recipients:
                 self._server.note("cut", "", recipient, self._sender or "")
-            self._break()
+            self._break(answers)
             return True
         if self._buffer.startswith(b".\r\n"):
             end, skip = 0, 3
@@ -250,7 +255,7 @@ class _Session(asyncio.Protocol):
         for recipient in recipients:
             self._server.note(kind or "accepted", delivery, recipient, sender)
         if fate.startswith("drop_"):
-            self._break()
+            self._break(answers)
         elif fate.startswith("hang_"):
             self._deaf = True
         elif self._server.trouble.delay:

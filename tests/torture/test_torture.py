@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
+import socket
 import sqlite3
 import time
 from contextlib import closing
@@ -61,16 +61,21 @@ def test_recorders_lost_with_their_machine_leave_doubts_within_the_bound(store: 
 
 
 def test_a_stopped_worker_that_wakes_hands_its_evidence_in(store: Config) -> None:
-    with Rig(store, Plan(people=2000, lease=2.0, trouble=SLOW)) as rig:
+    with Rig(store, Plan(people=2500, lease=2.0, trouble=SLOW)) as rig:
         rig.open()
         rig.start_workers()
-        rig.wait_for_share(0.3)
-        victim = rig.awake()[0]
-        rig.stop(victim)
-        rig.wait_for("its doubts", lambda: rig.database.tally(rig.mailing)[2]["in_doubt"] > 0)
+        seen = False
+        for share in (0.2, 0.4, 0.6):  # it may have had nothing in hand, or (SQLite) have kept everybody from writing
+            rig.wait_for_share(share)
+            victim = rig.awake()[0]
+            rig.stop(victim)
+            rig.wait_for("its doubts", lambda victim=victim: rig.doubts() > 0 or not victim.stopped_at)  # type: ignore[misc]
+            seen = seen or rig.doubts() > 0
+            if seen:
+                break
+        assert seen
         rig.finish()
-        verdict = kept(rig.judge())
-        assert verdict.in_doubt == 0
+        assert kept(rig.judge()).in_doubt == 0
 
 
 def test_sigterm_leaves_no_doubt_and_the_next_worker_goes_on(store: Config) -> None:
@@ -177,9 +182,10 @@ def test_a_troublesome_mail_server_refuses_only_whom_it_refuses(store: Config) -
         assert verdict.tally["accepted"] + verdict.tally["refused"] + verdict.in_doubt == 3000
 
 
-def test_a_copy_of_the_middle_put_back_after_the_end_sends_nothing_by_itself(store: Config) -> None:
+@pytest.mark.parametrize("batch", [100, 1000], ids=["many leases", "few leases"])
+def test_a_copy_of_the_middle_put_back_after_the_end_sends_nothing_by_itself(store: Config, batch: int) -> None:
     """Within the grace period: what tells is the tide mark beside the recorders."""
-    with Rig(store, Plan(people=2500, trouble=SLOW)) as rig:
+    with Rig(store, Plan(people=2000, batch=batch, patience=30, trouble=SLOW)) as rig:
         rig.open()
         rig.start_workers()
         rig.wait_for_share(0.5)
@@ -202,10 +208,10 @@ class Aiosmtpd(Sink):
     """aiosmtpd in this process instead of our own server: another's idea of SMTP. Refuses as `trouble` says."""
 
     def start(self) -> None:
-        self._controller = Controller(self, hostname="127.0.0.1", port=0)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
-        assert isinstance(self._controller.server, asyncio.Server)
-        self.port = self._controller.server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
         self._controller.stop()

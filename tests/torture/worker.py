@@ -6,6 +6,7 @@ python -m torture.worker WORKSPACE LEASE BACKOFF
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from newsletter.config import load_config
@@ -32,7 +33,8 @@ def main() -> None:
         words = f"{progress.down} | {progress.trouble}"
         if words != said:
             said = words
-            print(words, file=sys.stderr, flush=True)
+            with suppress(OSError):  # its disk may be full, too
+                print(words, file=sys.stderr, flush=True)
 
     with local.stopped_by_signals() as stop:
         print("ready", flush=True)

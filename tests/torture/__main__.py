@@ -1,0 +1,139 @@
+"""The torture test at full size: `make torture`. Prints a table; exit code 1 when a promise was broken.
+
+python -m torture [--people N] [--kills N] [--workers N] [--seed N] [--only WORD]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from audience import address
+from conftest import LISTS_YAML, NEWSLETTER_YAML, SECRETS
+from databases import PostgreSQL
+from newsletter.config import Config, load_config
+from newsletter.settings import configure
+from torture.postfix import Postfix, missing
+from torture.rig import Plan, Rig, Verdict, table
+from torture.sink import Trouble, refuses
+
+
+@contextmanager
+def _workspace(server: PostgreSQL | None) -> Iterator[Config]:
+    """A workspace with an empty, migrated database: a file, or one of the server's."""
+    root = Path(tempfile.mkdtemp(prefix="newsletter-torture-"))
+    (root / "subscribers").mkdir()
+    (root / "newsletter.yaml").write_text(NEWSLETTER_YAML, "utf-8")
+    (root / "subscribers" / "lists.yaml").write_text(LISTS_YAML, "utf-8")
+    secrets = {**SECRETS, **({"DATABASE_URL": server.new_database()} if server else {})}
+    (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()), "utf-8")
+    config = load_config(root, {})
+    configure(config)
+    from django.db import connections
+
+    from newsletter.store import schema
+
+    schema.migrate(config)
+    connections.close_all()
+    yield config
+    connections.close_all()
+    shutil.rmtree(root)  # kept when something went wrong, to be looked at
+
+
+def _killed(plan: Plan) -> Callable[[Config], Verdict]:
+    def run(config: Config) -> Verdict:
+        with Rig(config, plan) as rig:
+            rig.open()
+            rig.run()
+            return rig.judge()
+
+    return run
+
+
+def _through_postfix(plan: Plan) -> Callable[[Config], Verdict]:
+    """Postfix refuses some recipients and hands the others to the sink, under the return paths that it was given."""
+
+    def run(config: Config) -> Verdict:
+        from torture.sink import Sink
+
+        sink = Sink(log=config.root / "sink.log", trouble=plan.trouble)
+        sink.start()
+        refused = [address(n) for n in range(1, plan.people + 1) if refuses(plan.trouble, address(n))]
+        postfix = Postfix(refused=refused, relay_port=sink.port)
+        try:
+            with Rig(config, plan, sink=sink, port=postfix.port) as rig:
+                rig.open()
+                rig.run()
+                # What Postfix took from a worker that was killed before it heard so arrives as well.
+                accepted = rig.database.tally(rig.mailing)[2]["accepted"]
+                rig.wait_for_messages(accepted)
+                return rig.judge()
+        finally:
+            postfix.close()
+            sink.close()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="torture")
+    parser.add_argument("--people", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--stops", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="only the runs whose name has this in it")
+    given = parser.parse_args()
+    plan = Plan(
+        people=given.people,
+        workers=given.workers,
+        kills=given.kills,
+        stops=given.stops,
+        seed=given.seed,
+        batch=1000,
+        patience=300,
+        trouble=Trouble(seed=given.seed, delay=0.002),
+    )
+    # A worker without its recorder leaves all in doubt that it had in hand: more people, so that some are left.
+    lossy = replace(plan, people=3 * given.people, lose_recorders=True)
+    refusing = Plan(
+        people=min(2000, given.people), workers=2, kills=4, seed=given.seed, trouble=Trouble(seed=1, refuse=0.05)
+    )
+    verdicts: dict[str, Verdict] = {}
+    server: PostgreSQL | None = None
+    try:
+        for database in ("sqlite", "postgresql"):
+            for name, run in (
+                ("recorders kept", _killed(plan)),
+                ("recorders lost", _killed(lossy)),
+                ("postfix", _through_postfix(refusing)),
+            ):
+                title = f"{database}, {name}"
+                if given.only not in title:
+                    continue
+                if name == "postfix" and (why := missing()):
+                    print(f"{title}: not run: {why}", flush=True)
+                    continue
+                if database == "postgresql" and server is None:
+                    server = PostgreSQL()
+                with _workspace(server if database == "postgresql" else None) as config:
+                    verdict = verdicts[title] = run(config)
+                    print(f"{title}: {'every promise kept' if not verdict.faults else 'BROKEN'}", flush=True)
+                    for fault in verdict.faults:
+                        print(f"  {fault}", flush=True)
+                    if verdict.faults:
+                        sys.exit(f"{table(verdicts)}\nlook into {config.root}")
+    finally:
+        if server:
+            server.close()
+    print(f"\n{table(verdicts)}")
+
+
+if __name__ == "__main__":
+    main()
