@@ -360,7 +360,7 @@ class Rig:
                 self.wake(worker)
 
     def _progress(self) -> int:
-        """How many are dealt with: roughly, and cheap to ask, but for lost recorders, which leave many that never left."""
+        """How many are dealt with; where recorders are lost many of those never left, and the ledger must be asked."""
         if self.plan.lose_recorders:
             with suppress(sqlite3.Error, psycopg.Error):
                 counts = self.database.tally(self.mailing)[2]

@@ -79,6 +79,9 @@ class Sink:
     _process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
+        """Does nothing when it runs."""
+        if self._process:
+            return
         self._process = subprocess.Popen(
             [sys.executable, "-m", "torture.sink", str(self.log), str(self.port), json.dumps(asdict(self.trouble))],
             stdout=subprocess.PIPE,
