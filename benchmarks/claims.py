@@ -91,8 +91,9 @@ def _grow(size: int) -> None:
             edition = models.Edition.objects.create(mailing=old, language="en", hash=str(there), content="{}")
             cursor.execute(
                 "INSERT INTO delivery (mailing_id, subscriber_id, round_id, address, address_key, language, state,"
-                " epoch, attempts, not_before, at, provider_ref, detail) SELECT %s, id, %s, address, address_key, language,"
-                " 'accepted', 1, 1, 0, 0, 'queued as 4F2AB', '' FROM subscriber ORDER BY id LIMIT %s",
+                " epoch, attempts, not_before, at, provider_ref, detail)"
+                " SELECT %s, id, %s, address, address_key, language, 'accepted', 1, 1, 0, 0, 'queued as 4F2AB', ''"
+                " FROM subscriber ORDER BY id LIMIT %s",
                 (old.pk, round.pk, part),
             )
             cursor.execute("SELECT max(id) FROM delivery")

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from newsletter.config import Smtp
@@ -44,8 +44,6 @@ from newsletter.providers.smtp_wire import (
     shown,
 )
 
-DENSE = 0.001  # seconds: when answers follow each other in less, …
-GATHER = 0.0003  # … so long is waited for company: a process that wakes for each answer alone runs with cold caches
 TICK = 0.25  # seconds between two looks at the clock for all connections
 IDLE = 30.0  # seconds after which a connection without work says QUIT
 FAREWELL = 2.0  # seconds in which a server may answer QUIT
@@ -127,7 +125,6 @@ class Engine:
         self._addresses: list[Any] = []
         self._name = ""  # this machine's, for EHLO
         self._now = self._tick_at = monotonic()
-        self._dense = False  # answers come so thick that waiting for several at once pays
         self._date = datetime.now(UTC)
         self.thread = threading.Thread(target=self._run, name="smtp", daemon=True)
 
@@ -171,12 +168,8 @@ class Engine:
 
     def _turn(self) -> bool:
         """Waits for something to happen and deals with all of it; False when the engine has come to its end."""
-        if self._dense:
-            sleep(GATHER)
-        before = self._now
         ready = self._selector.select(TICK if self._connections or self._jobs or self._stopping else None)
         self._now = monotonic()
-        self._dense = self._now - before < DENSE and len(self._connections) > 1
         for key, events in ready:
             if (connection := key.data) is None:
                 self._ear.recv(4096)

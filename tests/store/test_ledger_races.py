@@ -532,7 +532,7 @@ def test_a_stopped_workers_transaction_does_not_hold_up_the_reapers_of_others(wo
     """On PostgreSQL a worker stopped inside a transaction keeps its batch's row locked: others must go round it, or
     their heartbeats and their SIGTERM wait for it. (On SQLite nobody can write meanwhile, whatever we do.)"""
     if not world.config.database_url:
-        return
+        pytest.skip("PostgreSQL's locks")
     world.open()
     _crashed(world)
     assert world.claim
@@ -742,11 +742,11 @@ def test_a_recorder_that_cannot_be_begun_keeps_neither_a_file_nor_a_lock(
     def full(file: int, octets: bytes) -> int:
         raise OSError(28, "No space left on device")
 
+    before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as disk:
         disk.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space"):
             Recorder(world.config.recorders, lease, store="x", owner="y")
-    before = len(os.listdir("/proc/self/fd"))
     with closing(Recorder(world.config.recorders, lease, store="x", owner="y")):
         pass
     assert len(os.listdir("/proc/self/fd")) == before

@@ -19,6 +19,7 @@ from torture.rig import Plan, Rig, Verdict, arrived, doubled
 from torture.sink import Sink, Trouble, refuses
 
 SLOW = Trouble(delay=0.004)  # so that there is time to strike
+SMALL = Plan(people=1000, lease=2.0, patience=60, trouble=SLOW)
 
 
 def kept(verdict: Verdict) -> Verdict:
@@ -54,14 +55,14 @@ def send_doubts_again(rig: Rig) -> None:
 
 
 def test_recorders_lost_with_their_machine_leave_doubts_within_the_bound(store: Config) -> None:
-    with Rig(store, Plan(people=2000, kills=2, lose_recorders=True, trouble=SLOW)) as rig:
+    with Rig(store, replace(SMALL, kills=2, lose_recorders=True)) as rig:
         rig.open()
         rig.run()
         assert kept(rig.judge()).in_doubt
 
 
 def test_a_stopped_worker_that_wakes_hands_its_evidence_in(store: Config) -> None:
-    with Rig(store, Plan(people=2500, lease=2.0, trouble=SLOW)) as rig:
+    with Rig(store, replace(SMALL, people=2500)) as rig:
         rig.open()
         rig.start_workers()
         seen = False
@@ -79,22 +80,21 @@ def test_a_stopped_worker_that_wakes_hands_its_evidence_in(store: Config) -> Non
 
 
 def test_sigterm_leaves_no_doubt_and_the_next_worker_goes_on(store: Config) -> None:
-    with Rig(store, Plan(people=1500, trouble=SLOW)) as rig:
+    with Rig(store, SMALL) as rig:
         rig.open()
         rig.start_workers()
         rig.wait_for_share(0.4)
         rig.terminate()
         _, _, tally = rig.database.tally(rig.mailing)
         assert (tally["sending"], tally["in_doubt"]) == (0, 0)
-        assert tally["accepted"] == len(arrived(rig.sink.lines())) < 1500
+        assert tally["accepted"] == len(arrived(rig.sink.lines())) < 1000
         rig.start_workers()
         rig.finish()
-        assert kept(rig.judge()).tally["accepted"] == 1500
+        assert kept(rig.judge()).tally["accepted"] == 1000
 
 
 def test_the_mail_server_may_be_killed_and_started_again(store: Config) -> None:
-    plan = Plan(people=1500, trouble=SLOW)
-    with Rig(store, plan) as rig:
+    with Rig(store, SMALL) as rig:
         rig.open()
         rig.start_workers()
         for share in (0.3, 0.6):
@@ -103,7 +103,7 @@ def test_the_mail_server_may_be_killed_and_started_again(store: Config) -> None:
             time.sleep(0.5)  # long enough for every connection to fail
             rig.sink.start()
         rig.finish()
-        kept(rig.judge(extra_doubts=2 * plan.workers * plan.connections))
+        kept(rig.judge(extra_doubts=2 * SMALL.workers * SMALL.connections))
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "immediate"])
@@ -111,7 +111,7 @@ def test_postgresql_may_be_restarted(store: Config, request: pytest.FixtureReque
     if not store.database_url:
         pytest.skip("SQLite has no server")
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    with Rig(store, Plan(people=1500, trouble=SLOW)) as rig:
+    with Rig(store, SMALL) as rig:
         rig.open()
         rig.start_workers()
         rig.wait_for_share(0.3)
@@ -125,14 +125,13 @@ def test_postgresql_may_be_restarted(store: Config, request: pytest.FixtureReque
 def test_a_database_that_nobody_can_write_for_longer_than_a_lease_costs_nothing_but_time(store: Config) -> None:
     if store.database_url:
         pytest.skip("on PostgreSQL one transaction locks its own rows only")
-    plan = Plan(people=1500, lease=2.0, trouble=SLOW)
-    with Rig(store, plan) as rig:
+    with Rig(store, SMALL) as rig:
         rig.open()
         rig.start_workers()
         rig.wait_for_share(0.3)
         with closing(sqlite3.connect(store.database, timeout=30, isolation_level=None)) as file:
             file.execute("BEGIN IMMEDIATE")
-            time.sleep(2 * plan.lease)
+            time.sleep(1.5 * SMALL.lease)
             file.execute("ROLLBACK")
         rig.finish()
         assert kept(rig.judge()).in_doubt == 0
@@ -141,8 +140,12 @@ def test_a_database_that_nobody_can_write_for_longer_than_a_lease_costs_nothing_
 @pytest.mark.parametrize("room", [0, 3001], ids=["at once", "in the middle of a line"])
 def test_a_full_disk_loses_nobody_and_doubles_nobody(store: Config, room: int) -> None:
     """No file of a worker may grow beyond `room` octets, recorders and (SQLite) the database alike: as on a full disk,
-    a write takes what there is room for, or nothing. One worker is killed meanwhile."""
-    with Rig(store, Plan(people=1500, trouble=SLOW)) as rig:
+    a write takes what there is room for, or nothing. One worker is killed meanwhile.
+
+    Where neither recorder nor database can be written, an answer has no place to be kept: of each recorder those that
+    were on their way may be in doubt.
+    """
+    with Rig(store, SMALL) as rig:
         rig.open()
         rig.start_workers()
         rig.wait_for_share(0.3)
@@ -156,7 +159,8 @@ def test_a_full_disk_loses_nobody_and_doubles_nobody(store: Config, room: int) -
             resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         rig.start_worker()
         rig.finish()
-        kept(rig.judge())
+        lanes = 4
+        kept(rig.judge(extra_doubts=len(workers) * lanes * SMALL.connections))
 
 
 def test_a_troublesome_mail_server_refuses_only_whom_it_refuses(store: Config) -> None:
@@ -171,7 +175,7 @@ def test_a_troublesome_mail_server_refuses_only_whom_it_refuses(store: Config) -
         hang_lost=0.001,
         hang_taken=0.001,
     )
-    with Rig(store, Plan(people=3000, timeout=2, trouble=trouble)) as rig:
+    with Rig(store, replace(SMALL, people=2000, timeout=2, trouble=trouble)) as rig:
         rig.open()
         rig.start_workers()
         rig.finish()
@@ -179,13 +183,13 @@ def test_a_troublesome_mail_server_refuses_only_whom_it_refuses(store: Config) -
         refused = {address for _, address, state, _ in rig.database.deliveries(rig.mailing) if state == "refused"}
         assert refused
         assert all(refuses(trouble, address) for address in refused)
-        assert verdict.tally["accepted"] + verdict.tally["refused"] + verdict.in_doubt == 3000
+        assert verdict.tally["accepted"] + verdict.tally["refused"] + verdict.in_doubt == 2000
 
 
 @pytest.mark.parametrize("batch", [100, 1000], ids=["many leases", "few leases"])
 def test_a_copy_of_the_middle_put_back_after_the_end_sends_nothing_by_itself(store: Config, batch: int) -> None:
     """Within the grace period: what tells is the tide mark beside the recorders."""
-    with Rig(store, Plan(people=2000, batch=batch, patience=30, trouble=SLOW)) as rig:
+    with Rig(store, replace(SMALL, people=1500, batch=batch)) as rig:
         rig.open()
         rig.start_workers()
         rig.wait_for_share(0.5)
@@ -197,9 +201,10 @@ def test_a_copy_of_the_middle_put_back_after_the_end_sends_nothing_by_itself(sto
         assert state == "sending"
         assert tally["pending"]
         rig.start_workers()
-        rig.wait_for("the pause", lambda: rig.database.tally(rig.mailing)[0] == "paused")
+        rig.wait_for("the pause or the end", lambda: rig.database.tally(rig.mailing)[0] != "sending")
         time.sleep(1.5)  # a few rounds of every duty
         rig.terminate()
+        assert rig.database.tally(rig.mailing)[0] == "paused"
         assert len(rig.sink.lines()) == verdict.messages
         assert not rig.faults
 
