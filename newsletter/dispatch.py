@@ -173,7 +173,6 @@ class Dispatcher:
         except OSError:
             ledger.release(claim, now=time.time())  # nothing was begun
             raise
-        _remember(self._config, self._store, claim.batch, claim.epoch)
         settled = False
         try:
             with self._held(lane, lease, claim) as hand:
@@ -210,6 +209,8 @@ class Dispatcher:
             )
             hand.lease.until = now + self._lease
             hand.next, hand.since = chunk.next, time.monotonic()
+        if chunk.due:
+            _remember(self._config, self._store, chunk.due[-1].id, hand.claim.epoch)
         if sent and any(outcome.state == "refused" for _, outcome in sent.results):
             _pause_when_refused(hand.claim)
         return chunk
@@ -352,20 +353,32 @@ def _recipients(due: Sequence[ledger.Due], edition: Edition, keyring: Keyring, b
 
 # --- the tide mark ----------------------------------------------------------------------------------------------------
 
-_MARK = "last-lease"
+_MARK = "last-intent"
 
 
-def _remember(config: Config, store: str, batch: int, epoch: int) -> None:
-    """Notes, outside the database, the last lease it gave: a database that does not know of it is an older copy."""
+def _remember(config: Config, store: str, delivery: int, epoch: int) -> None:
+    """Notes, outside the database, the last intent of this lane: a database that does not know it is an older copy."""
+    path = config.recorders / f"{_MARK}.{os.getpid()}.{threading.get_ident()}"
     with suppress(OSError):
-        (config.recorders / f"{_MARK}.{os.getpid()}.{threading.get_ident()}").write_text(f"{store} {batch} {epoch}")
-        os.replace(config.recorders / f"{_MARK}.{os.getpid()}.{threading.get_ident()}", config.recorders / _MARK)
+        path.write_text(f"{store} {delivery} {epoch}\n")
 
 
-def remembered(config: Config, store: str) -> tuple[int, int] | None:
-    """The last batch and epoch that a worker of this machine leased from this database, or None."""
-    try:
-        name, batch, epoch = (config.recorders / _MARK).read_text().split()
-        return (int(batch), int(epoch)) if name == store else None
-    except (OSError, ValueError):
-        return None
+def remembered(config: Config, store: str) -> list[tuple[int, int]]:
+    """The last intents of this machine's workers, as delivery and epoch. Marks older than the grace period are removed:
+    what was sent before them, the grace period watches over."""
+    marks = []
+    for path in config.recorders.glob(f"{_MARK}.*"):
+        with suppress(OSError, ValueError):
+            if time.time() - path.stat().st_mtime > config.grace + 3600:
+                path.unlink()
+                continue
+            name, delivery, epoch = path.read_text().split()
+            if name == store:
+                marks.append((int(delivery), int(epoch)))
+    return marks
+
+
+def forget_marks(config: Config) -> None:
+    """After an older copy was noticed: what is sent from now on makes its own marks."""
+    for path in config.recorders.glob(f"{_MARK}.*"):
+        path.unlink(missing_ok=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 
 from newsletter.config import Config
 from newsletter.content.segments import Segment
-from newsletter.dispatch import remembered
+from newsletter.dispatch import forget_marks, remembered
 from newsletter.errors import ConfigError, NotFound
 from newsletter.links import Keyring
 from newsletter.recorder import read_evidence, recorder_paths
@@ -72,19 +71,18 @@ def _add(went: Tally, more: Tally | None) -> None:
 def pause_forsaken(config: Config, store: str) -> list[int]:
     """Pauses mailings that may be those of an old copy of the database, and says that somebody watches the others.
 
-    Old is what nobody looked after for the grace period, and a database that does not know the lease which a worker of
-    this machine had from it last.
+    Old is what nobody looked after for the grace period, and a database that does not know an intent which a
+    worker of this machine wrote into it.
     """
     paused = mailings.pause_forsaken(grace=config.grace)
-    if last := remembered(config, store):
-        batch, epoch = last
-        known = mailings.leased_epoch(batch)
+    for delivery, epoch in remembered(config, store):
+        known = mailings.intent_epoch(delivery)
         if known is None or known < epoch:
             paused += mailings.pause_forsaken(
                 grace=config.grace, why="this database is older than the last thing that was sent from here"
             )
-            with suppress(OSError):
-                os.unlink(config.recorders / "last-lease")
+            forget_marks(config)
+            break
     mailings.watch()
     return paused
 

@@ -80,13 +80,18 @@ class Recorder:
         with suppress(FileNotFoundError):  # left by a database that this one is an older copy of: kept, out of the way
             os.rename(self.path, self.path.with_suffix(f".{time.time_ns()}.former"))
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._torn = False  # a line was cut by a disk that was full in the middle of it
         head = {"store": store, "batch": lease.batch, "epoch": lease.epoch, "owner": owner, **this_machine()}
-        os.write(self._file, f"{json.dumps(head)}\n".encode())
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._write(f"{json.dumps(head)}\n".encode())
+        except OSError:
+            os.close(self._file)
+            self.path.unlink(missing_ok=True)
+            raise
         self._waiting = b""  # answers not yet written: they go with the next line, or at `flush`
         self._lock = threading.Lock()
         self._left = 0  # announced so far
-        self._torn = False  # a line was cut by a disk that was full in the middle of it
 
     @property
     def left(self) -> int:
@@ -174,6 +179,7 @@ def read_evidence(path: Path) -> Evidence | None:
         text = line.decode(errors="replace")
         if text.startswith(">"):
             left.add(text[1:])
+            answers.pop(text[1:], None)  # announced once more: the former answer says nothing about this time
         elif text.startswith("<"):
             key, state, ref, detail = [*text[1:].split("\t"), "", "", ""][:4]
             if state in STATES:

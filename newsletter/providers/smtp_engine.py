@@ -515,6 +515,7 @@ class Engine:
             else None
         )
         try:
+            self._jobs.write_others(job)
             leaves = not job.over and not self._stopping and job.recorder.leaving(mail.key)
         except OSError as error:
             leaves = False

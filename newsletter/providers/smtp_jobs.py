@@ -223,6 +223,13 @@ class Jobs:
             job.outcomes = [had or Outcome(key=each.key, state="deferred", detail=STOPPING) for each, had in pairs]
         self.finished.append(job)
 
+    def write_others(self, job: Job) -> None:
+        """The answers of other jobs, before a message of this one leaves: at most one message of a connection may be
+        without an answer on the disk."""
+        for recorder in self._touched:
+            if recorder is not job.recorder:
+                recorder.flush()
+
     def tell(self) -> None:
         """Before anything is waited for: answers go into the recorders, then finished jobs to those who wait."""
         try:

@@ -137,6 +137,9 @@ def turn(
                     "UPDATE batch SET answered = answered + %s, refused = refused + %s WHERE id = %s",
                     (answered, refused, claimed.batch),
                 )
+            if claimed.kind == "oneoff":
+                ids = (claimed.first, claimed.last)
+                _resend_doubt(cursor, claimed.mailing, *ids, claimed.epoch, not_before=now + FIRST_BACKOFF)
         _give_back(cursor, claimed.epoch, list(not_handed_over), now + wait)
         cursor.execute("SELECT state FROM mailing WHERE id = %s", (claimed.mailing,))
         (state,) = cursor.fetchone()
@@ -276,6 +279,8 @@ def _write_others(cursor: Any, epoch: int, rows: list[_Written]) -> None:
         f" WHERE id = %s AND epoch = {int(epoch)} AND state IN ('sending', 'in_doubt')",
         rows,
     )
+    taken = [(id,) for state, *_, id in rows if state == "accepted"]
+    cursor.executemany("UPDATE delivery SET slots = NULL WHERE id = %s AND slots IS NOT NULL", taken)
 
 
 def _give_back(cursor: Any, epoch: int, ids: Sequence[int], not_before: float) -> None:
@@ -354,8 +359,10 @@ def reap(
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE batch SET epoch = epoch + 1 WHERE id = %s AND epoch = %s AND state = 'leased'"
-            " AND (lease_until < %s OR %s) RETURNING first, last, mailing_id",
+            # A worker that was stopped inside a transaction holds the row; nobody waits for it.
+            "UPDATE batch SET epoch = epoch + 1 WHERE id = (SELECT id FROM batch WHERE id = %s AND epoch = %s"
+            f" AND state = 'leased' AND (lease_until < %s OR %s) {_skip_locked()})"
+            " RETURNING first, last, mailing_id",
             (batch, epoch, now, force),
         )
         row = cursor.fetchone()
@@ -380,16 +387,22 @@ def hand_in(evidence: Evidence, *, keyring: Keyring, now: float) -> Tally | None
     if row is None or row[0] < evidence.epoch:
         return None
     if row == (evidence.epoch, "leased"):
-        return reap(evidence.batch, evidence.epoch, evidence=evidence, keyring=keyring, now=now, force=True) or {}
+        reaped = reap(evidence.batch, evidence.epoch, evidence=evidence, keyring=keyring, now=now, force=True)
+        if reaped is not None:
+            return reaped  # else another reaper came first, without this evidence
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE batch SET epoch = epoch WHERE id = %s RETURNING first, last, state, mailing_id", (evidence.batch,)
+            f"UPDATE batch SET epoch = epoch WHERE id = (SELECT id FROM batch WHERE id = %s {_skip_locked()})"
+            " RETURNING first, last, state, mailing_id",
+            (evidence.batch,),
         )
-        first, last, state, mailing = cursor.fetchone()
+        row = cursor.fetchone()
+        if row is None:
+            return None  # somebody holds it, perhaps stopped in the middle: the file waits
+        first, last, state, mailing = row
         went = _judge(cursor, (first, last), evidence.epoch, evidence, keyring=keyring, now=now)
-        if went.get("pending") and state == "done":
+        if went.get("pending") and state != "leased":
             _settle_batch(cursor, evidence.batch, first, last)
-        if went.get("pending"):
             _reopen(cursor, mailing)
         return went
 
@@ -406,8 +419,9 @@ def _judge(
     went: Tally = {}
     results: list[tuple[int, Outcome]] = []
     never_left: list[int] = []
-    for id, key in zip(held, keyring.delivery_keys(held), strict=True):
-        answer = _said(evidence, key, keyring, id)
+    answers, left = _by_id(evidence, keyring)
+    for id in held:
+        answer = _said(evidence, id, answers, left)
         if answer is None:
             never_left.append(id)
         else:
@@ -420,31 +434,44 @@ def _judge(
     return went
 
 
-def _said(evidence: Evidence | None, key: str, keyring: Keyring, id: int) -> Outcome | None:
+def _by_id(evidence: Evidence | None, keyring: Keyring) -> tuple[dict[int, Outcome], set[int]]:
+    """The answers and the announcements, by delivery: the keys may be of a secret that was retired since."""
+    if evidence is None:
+        return {}, set()
+    answers = {keyring.read_delivery(key): outcome for key, outcome in evidence.answers.items()}
+    left = {keyring.read_delivery(key) for key in evidence.left}
+    return {id: outcome for id, outcome in answers.items() if id is not None}, {id for id in left if id is not None}
+
+
+def _said(evidence: Evidence | None, id: int, answers: dict[int, Outcome], left: set[int]) -> Outcome | None:
     """The outcome that the evidence gives to a delivery; None when it is certain that nothing left."""
     if evidence is None:
-        return Outcome(key=key, state="in_doubt", detail="its worker is gone and left no record: nobody knows")
-    if key in evidence.answers:
-        return evidence.answers[key]
-    if key in evidence.left:
-        return Outcome(key=key, state="in_doubt", detail="its worker died between sending and the answer")
+        return Outcome("", "in_doubt", detail="its worker is gone and left no record: nobody knows")
+    if id in answers:
+        return answers[id]
+    if id in left:
+        return Outcome("", "in_doubt", detail="its worker died between sending and the answer")
+    if len(left) < len(evidence.left):
+        return Outcome("", "in_doubt", detail="its record was written under a secret key that is not known here")
     if evidence.same_boot:
         return None
-    return Outcome(key=key, state="in_doubt", detail="its machine went down: the record may lack its last lines")
+    return Outcome("", "in_doubt", detail="its machine went down: the record may lack its last lines")
 
 
-def _resend_doubt(cursor: Any, mailing: int, first: int, last: int, epoch: int) -> None:
+def _resend_doubt(cursor: Any, mailing: int, first: int, last: int, epoch: int, *, not_before: float = 0.0) -> None:
     """One-off mail is sent again rather than held: a second password link does less harm than none."""
     cursor.execute(
-        "UPDATE delivery SET state = 'pending' WHERE id BETWEEN %s AND %s AND epoch = %s AND state = 'in_doubt'"
-        " AND (SELECT on_doubt FROM mailing WHERE id = %s) = 'resend'",
-        (first, last, epoch, mailing),
+        "UPDATE delivery SET state = 'pending', not_before = %s WHERE id BETWEEN %s AND %s AND epoch = %s"
+        " AND state = 'in_doubt' AND attempts < %s AND (SELECT on_doubt FROM mailing WHERE id = %s) = 'resend'",
+        (not_before, first, last, epoch, MAX_ATTEMPTS, mailing),
     )
 
 
 def _reopen(cursor: Any, mailing: int) -> None:
     cursor.execute(
-        "UPDATE mailing SET state = 'sending', finished_at = NULL WHERE id = %s AND state = 'finished'", (mailing,)
+        # Also when it is `sending`: the row is locked, and whoever is about to call it finished waits and looks again.
+        "UPDATE mailing SET state = 'sending', finished_at = NULL WHERE id = %s AND state IN ('sending', 'finished')",
+        (mailing,),
     )
 
 

@@ -247,7 +247,8 @@ def _add_batches(cursor: Any, mailing: int, edition: int, first: int, last: int)
 
 
 def _open_up(mailing: int) -> None:
-    counted = sum(tally(mailing).values())
+    seen = models.Mailing.objects.get(pk=mailing)
+    counted = sum(tally(mailing).values())  # a million take a while: counted before the row is locked
     with connection.cursor() as cursor:
         cursor.execute("SELECT sum(last - first + 1) FROM batch WHERE mailing_id = %s", (mailing,))
         batched = int(cursor.fetchone()[0] or 0)
@@ -255,8 +256,8 @@ def _open_up(mailing: int) -> None:
             cursor.execute("ANALYZE delivery, batch")
     with transaction.atomic():
         row = models.Mailing.objects.select_for_update().get(pk=mailing)
-        if row.state != "opening":
-            return
+        if row.state != "opening" or row.plan != seen.plan:
+            return  # another worker wrote somebody down meanwhile: the next round counts again
         now = datetime.now(UTC)
         if counted == batched == row.audience:
             row.state, row.opened_at, row.watched_at = "sending", now, now
@@ -352,12 +353,14 @@ def finish() -> list[int]:
             cursor.execute("SELECT EXISTS (SELECT 1 FROM batch WHERE mailing_id = %s AND state <> 'done')", (mailing,))
             if cursor.fetchone()[0]:
                 continue
-        counts = tally(mailing)
-        if counts["pending"] or counts["sending"]:
-            continue  # handed back by late evidence: the batch is being set ready
-        changed = models.Mailing.objects.filter(pk=mailing, state="sending")
-        if changed.update(state="finished", finished_at=datetime.now(UTC)):
-            done.append(mailing)
+        with transaction.atomic(), connection.cursor() as cursor:
+            # Whoever sets a batch of a finished mailing ready locks this row first (`ledger._reopen`, `resolve`).
+            row = models.Mailing.objects.select_for_update().filter(pk=mailing, state="sending").first()
+            cursor.execute("SELECT EXISTS (SELECT 1 FROM batch WHERE mailing_id = %s AND state <> 'done')", (mailing,))
+            if row is not None and not cursor.fetchone()[0]:
+                row.state, row.finished_at = "finished", datetime.now(UTC)
+                row.save(update_fields=["state", "finished_at"])
+                done.append(mailing)
     return done
 
 
@@ -386,22 +389,24 @@ def resolve(mailing: int, *, again: bool, now: float, quarantine: float = QUARAN
             (state,) = cursor.fetchone()
             cursor.execute(
                 "UPDATE delivery SET state = %s, detail = %s, at = %s, not_before = 0"
-                " WHERE id BETWEEN %s AND %s AND state = 'in_doubt'",
+                " WHERE id BETWEEN %s AND %s AND state = 'in_doubt' AND at <= %s",
                 (
                     "pending" if again else "accepted",
                     "sent again after a doubt" if again else "treated as sent after a doubt",
                     now,
                     first,
                     last,
+                    now - quarantine if again else now,
                 ),
             )
             settled += cursor.rowcount
-            if again and cursor.rowcount and state == "done":
-                cursor.execute("UPDATE batch SET state = 'ready', not_before = 0 WHERE id = %s", (batch,))
-    if again and settled:
-        models.Mailing.objects.filter(pk=mailing, state="finished").update(
-            state="sending", finished_at=None, watched_at=datetime.now(UTC)
-        )
+            if again and cursor.rowcount:
+                if state != "leased":
+                    cursor.execute("UPDATE batch SET state = 'ready', not_before = 0 WHERE id = %s", (batch,))
+                # The row is locked even when it is `sending`: see `finish`.
+                models.Mailing.objects.filter(pk=mailing, state__in=("sending", "finished")).update(
+                    state="sending", finished_at=None, watched_at=datetime.now(UTC)
+                )
     return settled
 
 
@@ -521,9 +526,9 @@ def watch() -> None:
     models.Mailing.objects.filter(state__in=("opening", "sending"), watched_at__lt=stale).update(watched_at=now)
 
 
-def leased_epoch(batch: int) -> int | None:
-    """The epoch of a batch, or None when there is no such batch."""
-    return models.Batch.objects.filter(pk=batch).values_list("epoch", flat=True).first()
+def intent_epoch(delivery: int) -> int | None:
+    """The epoch of a delivery's last intent, or None when there is no such delivery."""
+    return models.Delivery.objects.filter(pk=delivery).values_list("epoch", flat=True).first()
 
 
 def edition_of(edition: int) -> str:
@@ -546,8 +551,7 @@ def forget_addresses(*, before: float, size: int = 5000) -> int:
         if top is None:
             return 0
         cursor.execute(
-            "SELECT min(id) FROM delivery WHERE id > %s AND id <= %s"
-            " AND (at >= %s OR state IN ('pending', 'sending', 'in_doubt'))",
+            "SELECT min(id) FROM delivery WHERE id > %s AND id <= %s AND (at >= %s OR state IN ('pending', 'sending'))",
             (start, top, before),
         )
         (young,) = cursor.fetchone()

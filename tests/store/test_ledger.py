@@ -599,10 +599,11 @@ def test_a_database_older_than_its_last_lease_pauses_what_is_under_way(store: Co
     schema.prepare(store) if not store.database_url else None
     mailing = open_to(store, 3)
     claim = claimed()
+    intend(claim)
     store.recorders.mkdir(parents=True)
-    _remember(store, schema.store_id(), claim.batch, claim.epoch)
+    _remember(store, schema.store_id(), claim.first, claim.epoch)
     assert duties.pause_forsaken(store, schema.store_id()) == []
-    _remember(store, schema.store_id(), claim.batch, claim.epoch + 1)
+    _remember(store, schema.store_id(), claim.first, claim.epoch + 1)
     assert duties.pause_forsaken(store, schema.store_id()) == [mailing]
     assert "older than the last thing that was sent from here" in mailings.find(mailing).reason
 
