@@ -1,7 +1,8 @@
-"""A mail server that answers late: `late_sink.py PORT MILLISECONDS [--hanging] [--tls]`.
+"""A mail server that answers late: `late_sink.py PORT MILLISECONDS [--hanging] [--tls NEW_FILE]`.
 
 Every answer comes so late after the command arrived; commands that came together are answered together. `--hanging`
-never answers one of its connections, from MAIL on. `--tls` offers STARTTLS, with a certificate for localhost.
+never answers one of its connections, from MAIL on. `--tls` offers STARTTLS, with a
+certificate for localhost, and writes the authority that vouches for it into a new file.
 """
 
 from __future__ import annotations
@@ -90,5 +91,6 @@ if __name__ == "__main__":
         authority = trustme.CA()
         Sink.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost", "127.0.0.1").configure_cert(Sink.context)
-        authority.cert_pem.write_to_path(str(Path(sys.argv[sys.argv.index("--tls") + 1])))
+        with Path(sys.argv[sys.argv.index("--tls") + 1]).open("xb") as file:  # never over another
+            file.write(authority.cert_pem.bytes())
     asyncio.run(serve(int(sys.argv[1])))

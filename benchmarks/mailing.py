@@ -160,7 +160,10 @@ def _sink(port: int, root: Path, asked: argparse.Namespace) -> subprocess.Popen[
     if asked.late or asked.tls or asked.hanging:
         words = [sys.executable, str(Path(__file__).parent / "late_sink.py"), str(port), str(asked.late)]
         words += ["--hanging"] if asked.hanging else []
-        words += ["--tls", os.environ.setdefault("SSL_CERT_FILE", f"{root}/authority.pem")] if asked.tls else []
+        if asked.tls:
+            authority = root / "authority.pem"  # a new file of ours: the variable may name the system's own
+            os.environ["SSL_CERT_FILE"] = str(authority)
+            words += ["--tls", str(authority)]
         process = subprocess.Popen(words)
     else:
         program = shutil.which("smtp-sink") or "/usr/sbin/smtp-sink"
