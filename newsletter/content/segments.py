@@ -191,9 +191,16 @@ def attribute_from_text(text: str) -> Value:
     return kept_attribute(text)
 
 
+INVISIBLE = " \t\r\n\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
+"""Signs around a cell or a word that nobody typed on purpose."""
+
+
 def kept_name(text: str) -> str:
-    """The name of a tag or of an attribute as it is stored: NFC, single blanks. Raises `ValueError`."""
-    name = _kept_text(" ".join(text.split()), LONGEST_NAME)
+    """The name of a tag or of an attribute as it is stored: NFC, single blanks, nothing that cannot be seen around it.
+
+    Raises `ValueError`.
+    """
+    name = _kept_text(" ".join(text.strip(INVISIBLE).split()), LONGEST_NAME)
     if not name:
         raise ValueError("is empty")
     return name

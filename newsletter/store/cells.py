@@ -18,7 +18,7 @@ from sys import float_info
 from typing import Any
 
 from newsletter.config import Config
-from newsletter.content.segments import DIGITS, Value, kept_attribute, kept_name
+from newsletter.content.segments import DIGITS, INVISIBLE, Value, kept_attribute, kept_name
 from newsletter.errors import Finding, InputError
 from newsletter.shape import LANGUAGE, UNPRINTABLE
 from newsletter.store.presets import LANGUAGES, folded
@@ -49,6 +49,9 @@ def kept_tags(tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+_UNSEEN = f"{INVISIBLE}\0"
+
+
 def tidy(text: str) -> str:
     """A person's name as it is stored: NFC, single blanks, without signs that cannot be seen."""
     if text.isascii() and text.isprintable() and "  " not in text:  # most names
@@ -57,10 +60,7 @@ def tidy(text: str) -> str:
     if text.isprintable() and unicodedata.is_normalized("NFC", text):  # what cannot be seen is not printable
         return text
     text = UNPRINTABLE.sub(" ", unicodedata.normalize("NFC", text).replace("\0", ""))
-    return " ".join(text.strip(_INVISIBLE).split())
-
-
-_INVISIBLE = " \t\r\n\0\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
+    return " ".join(text.strip(_UNSEEN).split())
 
 
 def clean_address(cell: str) -> tuple[str, str]:
@@ -68,15 +68,15 @@ def clean_address(cell: str) -> tuple[str, str]:
 
     Raises `ValueError` for an empty cell and for several addresses; whether it is one is `key`'s to say.
     """
-    text, name = cell.strip(_INVISIBLE), ""
+    text, name = cell.strip(_UNSEEN), ""
     if found := re.fullmatch(r"([^<>]*)<([^<>]*)>[\s.,;]*", text):
-        name, text = found[1].strip(_INVISIBLE).strip("\"'"), found[2]
+        name, text = found[1].strip(_UNSEEN).strip("\"'"), found[2]
     elif found := re.fullmatch(r"([^\s()]+@[^\s()]+)\s*\(([^()]*)\)", text):
         text, name = found[1], found[2]
-    text = text.strip(f"{_INVISIBLE}\"'<>")
+    text = text.strip(f"{_UNSEEN}\"'<>")
     if text[:7].lower() == "mailto:":
         text = text[7:].partition("?")[0]
-    text = text.rstrip(f"{_INVISIBLE}.,;:").lstrip(f"{_INVISIBLE},;:")
+    text = text.rstrip(f"{_UNSEEN}.,;:").lstrip(f"{_UNSEEN},;:")
     if not text:
         raise ValueError("no address")
     if text.count("@") > 1:
@@ -104,9 +104,9 @@ def split_tags(cell: str, *, exact: bool = False) -> list[str]:
         raise ValueError(f"has more than {MOST_TAGS} tags")
     tags = []
     for part in parts:
-        if part.strip(_INVISIBLE):
+        if part.strip(_UNSEEN):
             try:
-                tags.append(kept_name(part.strip(_INVISIBLE)))
+                tags.append(kept_name(part.strip(_UNSEEN)))
             except ValueError as error:
                 raise ValueError(f"a tag {error}") from None
     return tags
@@ -191,7 +191,7 @@ class Languages:
         return found
 
     def _read(self, cell: str) -> str:
-        text = cell.strip(_INVISIBLE).partition(".")[0].replace("_", "-").lower()
+        text = cell.strip(_UNSEEN).partition(".")[0].replace("_", "-").lower()
         if known := self._known.get(text):
             return known
         if named := LANGUAGES.get(folded(text)):

@@ -306,7 +306,7 @@ PERSON = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(people=st.dictionaries(LOCAL, PERSON, max_size=6))
 def test_what_is_exported_and_imported_is_what_it_was(store: Config, people: dict[str, dict[str, Any]]) -> None:
     from newsletter.store.cells import tidy
