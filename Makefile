@@ -57,7 +57,7 @@ bench: $(VENV)/dev.stamp
 	PYTHONPATH=. $(BIN)/python benchmarks/mailing.py
 	PYTHONPATH=. $(BIN)/python benchmarks/mailing.py --database postgresql
 	PYTHONPATH=. $(BIN)/python benchmarks/mailing.py 20000 --late 50 --connections 20 --hanging
-	PYTHONPATH=. $(BIN)/python benchmarks/importing.py
+	PYTHONPATH=.:tests $(BIN)/python benchmarks/importing.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/runtime.lock

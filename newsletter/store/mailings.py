@@ -127,6 +127,10 @@ def write_down(mailing: int, audience: Audience | None = None) -> bool:
     `audience` narrows the list to a segment's people. When the last range is done and the counts agree, the mailing is
     `sending` and its batches can be claimed; if they do not, it is paused, and says so.
     """
+    if connection.vendor == "postgresql" and not models.Mailing.objects.get(pk=mailing).plan["done"]:
+        # Without fresh statistics it would hash or sort all of a million subscribers for every range (66 s, not 13).
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE subscriber, subscription, suppression")
     begun = time.perf_counter()
     with transaction.atomic():
         row = models.Mailing.objects.select_for_update().get(pk=mailing)
@@ -171,9 +175,11 @@ def _write_range(
         chosen, chosen_values = f"s.id IN ({segment})", list(values)
     source = (
         " FROM subscription n JOIN subscriber s ON s.id = n.subscriber_id"
-        " WHERE n.list_id = %s AND n.subscriber_id > %s AND n.subscriber_id <= %s"
+        # The range twice: PostgreSQL would not see that it holds for the other side of the join and read all of that.
+        " WHERE n.list_id = %s AND n.subscriber_id > %s AND n.subscriber_id <= %s AND s.id > %s AND s.id <= %s"
     )
     in_range = [mailing.list_id, plan["done"], top]
+    of_source = [*in_range, plan["done"], top]
     suppressed = "EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key)"
     reached = "EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
     _lock_ids(cursor)
@@ -190,7 +196,7 @@ def _write_range(
         [
             *(mailing.pk, mailing.round_id, time.time(), WAITING),
             *language_values,
-            *in_range,
+            *of_source,
             *chosen_values,
             *unreached_values,
         ],
@@ -212,7 +218,7 @@ def _write_range(
         cursor.execute(
             f"SELECT CASE WHEN NOT ({chosen}) THEN 'not in the segment' WHEN {suppressed} THEN 'suppressed'"
             f" ELSE 'already has it' END AS why, count(*){source} AND n.state = 'subscribed' GROUP BY 1",
-            [*chosen_values, *in_range],
+            [*chosen_values, *of_source],
         )
         why |= dict(cursor.fetchall())
         why["already has it"] = why.get("already has it", 0) - written
