@@ -17,24 +17,26 @@ What every sealed message guarantees, whatever text went in:
 from __future__ import annotations
 
 import hashlib
-import html
 import re
 from base64 import encodebytes
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from itertools import repeat
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from newsletter.errors import AddressError, Finding, HeaderError, InputError
-from newsletter.headers import CONTROL, addr_spec, list_id, mailbox_header, octets, subject_header
+from newsletter.headers import CONTROL, addr_spec, addr_specs, list_id, mailbox_header, subject_header
+from newsletter.quoted import PLAIN_URL, PLAIN_VALUE, plain_values, quoted_markup_value, quoted_text, quoted_value
 from newsletter.rendering.edition import SLOT, SLOTS, URL_SLOTS, Edition, Image, Mailbox
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EDITION_KEY = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # a dot-atom: it opens the Message-ID
 _URL = re.compile(r"(?:https?://|mailto:)[A-Za-z0-9\-._~:/?#\[\]@!$&()*+,;=%]+")  # RFC 3986 without the apostrophe
 _MAX_HEADER_LINE = 998
+_T = TypeVar("_T")
 _DATE, _TO, _KEYS, _LIST = 1, 3, (5, 7), 8  # places in Envelope._pieces
 
 
@@ -48,6 +50,14 @@ class Recipient(NamedTuple):
     address: str  # one bare addr-spec as typed, Unicode domain allowed
     name: str = ""  # display name in To
     slots: Mapping[str, str] = MappingProxyType({})  # plain text and finished URLs, never markup
+
+
+class Sealed(NamedTuple):
+    """A message that may leave."""
+
+    pieces: tuple[bytes, ...]  # the message is these joined; most of them are the same objects in every message
+    address: str  # for RCPT TO, its domain as A-labels
+    utf8: bool  # whether the message needs SMTPUTF8 (RFC 6531)
 
 
 class Envelope:
@@ -90,27 +100,60 @@ class Envelope:
         control character, a slot URL that is none): a matter of this recipient alone. Raises `InputError` when a slot
         that the edition uses has no value, which is a fault of the caller: text slots may be empty, but say so with "".
         """
-        if not _KEY.fullmatch(recipient.key):
-            raise HeaderError("a delivery key must be 1 to 64 of the characters A-Z a-z 0-9 _ -")
+        key = _key(recipient)
         pieces = self._pieces.copy()
         for slot, (in_text, in_html) in self._fills.items():
-            value = recipient.slots.get(slot)
-            if value is not None and _PLAIN[slot].fullmatch(value):
-                plain = markup = value.encode()
-            else:
-                plain, markup = _encoded_value(recipient, slot)
+            plain, markup = _value(recipient, slot)
             for place in in_text:
                 pieces[place] = plain
             for place in in_html:
                 pieces[place] = markup
         pieces[_DATE] = self._date_of(date)
-        try:
-            pieces[_TO] = mailbox_header("To", recipient.name, addr_spec(recipient.address)).encode()
-        except (AddressError, HeaderError) as error:
-            raise type(error)(f"recipient {recipient.key}: {error}") from None
-        pieces[_KEYS[0]] = pieces[_KEYS[1]] = recipient.key.encode()
+        pieces[_TO] = _to(recipient, _address(recipient))
+        pieces[_KEYS[0]] = pieces[_KEYS[1]] = key
         pieces[_LIST] = self._list_unsubscribe(recipient) if self._bulk else b"\r\n"
         return b"".join(pieces)
+
+    def seal_all(self, recipients: Sequence[Recipient], *, date: datetime) -> list[Sealed | AddressError | HeaderError]:
+        """Many messages, in the order of their recipients; where `seal` would raise, its error stands.
+
+        Works column by column and copies no message together: a recipient takes a third of the time of a `seal`.
+        Raises `InputError` before all else when a slot that the edition uses has no value for one of them.
+        """
+        self.check_slots(recipients)
+        faults: dict[int, AddressError | HeaderError] = {}
+
+        def column(cell: Callable[..., _T], blank: _T, *arguments: Iterable[Any]) -> list[_T]:
+            cells = []
+            for place, each in enumerate(zip(*arguments, strict=False)):
+                try:
+                    cells.append(cell(*each))
+                except (AddressError, HeaderError) as error:
+                    faults.setdefault(place, error)
+                    cells.append(blank)
+            return cells
+
+        columns: list[Iterable[bytes]] = [repeat(piece) for piece in self._pieces]
+        columns[_KEYS[0]] = columns[_KEYS[1]] = column(_key, b"", recipients)
+        for slot, (in_text, in_html) in self._fills.items():
+            plain = plain_values([recipient.slots[slot] for recipient in recipients], url=slot in URL_SLOTS)
+            markup = plain or []
+            if plain is None:
+                both = column(_value, (b"", b""), recipients, repeat(slot))
+                plain, markup = [cell for cell, _ in both], [cell for _, cell in both]
+            for place in in_text:
+                columns[place] = plain
+            for place in in_html:
+                columns[place] = markup
+        columns[_DATE] = repeat(self._date_of(date))
+        addresses = addr_specs([recipient.address for recipient in recipients])
+        if addresses is None:
+            addresses = column(_address, "", recipients)
+        columns[_TO] = column(_to, b"", recipients, addresses)
+        columns[_LIST] = column(self._list_unsubscribe, b"", recipients) if self._bulk else repeat(b"\r\n")
+        messages = zip(zip(*columns, strict=False), addresses, strict=True)  # most columns have no end
+        sealed = [Sealed(pieces, address, self._utf8 or not address.isascii()) for pieces, address in messages]
+        return [faults.get(place) or each for place, each in enumerate(sealed)]
 
     def check_slots(self, recipients: Iterable[Recipient]) -> None:
         """Raises `InputError` when a recipient lacks a value for a slot that the edition uses.
@@ -120,17 +163,14 @@ class Envelope:
         needed = self._fills.keys()
         for recipient in recipients:
             if not needed <= recipient.slots.keys():
-                _encoded_value(recipient, min(needed - recipient.slots.keys()))
+                _value(recipient, min(needed - recipient.slots.keys()))
 
     def wire_address(self, recipient: Recipient) -> tuple[str, bool]:
         """The address for RCPT TO, its domain as A-labels, and whether this message needs SMTPUTF8 (RFC 6531).
 
         It does when the local part of the recipient, of the sender or of Reply-To is not ASCII. Raises `AddressError`.
         """
-        try:
-            address = addr_spec(recipient.address)
-        except AddressError as error:
-            raise AddressError(f"recipient {recipient.key}: {error}") from None
+        address = _address(recipient)
         return address, self._utf8 or not address.isascii()
 
     def _date_of(self, date: datetime) -> bytes:
@@ -188,7 +228,7 @@ class Envelope:
                 self._fills.setdefault(piece, ([], []))[part].append(len(self._pieces))
                 self._pieces += [b"", b""]
             else:
-                self._add(_quoted_text(piece, after_slot=number > 0, before_slot=number < last))
+                self._add(quoted_text(piece, after_slot=number > 0, before_slot=number < last))
 
 
 def edition_findings(edition: Edition) -> list[Finding]:
@@ -234,6 +274,51 @@ _ATTRIBUTE_OPENING = re.compile(r"[\s\"'/][A-Za-z_:][\w:.-]*=\"\Z")
 def _is_whole_attribute(markup: str, start: int, end: int) -> bool:
     # No HTML parser here: links inside Outlook's conditional comments count as well.
     return markup[end : end + 1] == '"' and bool(_ATTRIBUTE_OPENING.search(markup[max(0, start - 80) : start]))
+
+
+# --- what differs from recipient to recipient -------------------------------------------------------------------------
+
+
+def _key(recipient: Recipient) -> bytes:
+    if not _KEY.fullmatch(recipient.key):
+        raise HeaderError("a delivery key must be 1 to 64 of the characters A-Z a-z 0-9 _ -")
+    return recipient.key.encode()
+
+
+def _address(recipient: Recipient) -> str:
+    try:
+        return addr_spec(recipient.address)
+    except AddressError as error:
+        raise AddressError(f"recipient {recipient.key}: {error}") from None
+
+
+def _to(recipient: Recipient, address: str) -> bytes:
+    try:
+        return mailbox_header("To", recipient.name, address).encode()
+    except HeaderError as error:
+        raise HeaderError(f"recipient {recipient.key}: {error}") from None
+
+
+def _value(recipient: Recipient, slot: str) -> tuple[bytes, bytes]:
+    """A slot's value as the text part and as the HTML part carry it."""
+    value = recipient.slots.get(slot)
+    if value is None:
+        message = f"recipient {recipient.key}: no value for the slot {slot}"
+        help = "give every slot of the edition a value; a text slot may be empty"
+        raise InputError(
+            [Finding(code="envelope.missing-slot", severity="error", where=None, message=message, help=help)]
+        )
+    if _PLAIN[slot].fullmatch(value):
+        same = value.encode()
+        return same, same
+    if slot in URL_SLOTS and not _URL.fullmatch(value):
+        raise HeaderError(f"recipient {recipient.key}: the value of {slot} is not a plain http(s) or mailto URL")
+    if CONTROL.search(value):
+        raise HeaderError(f"recipient {recipient.key}: the value of {slot} holds a control character")
+    return quoted_value(value), quoted_markup_value(value)
+
+
+_PLAIN = {slot: PLAIN_URL if slot in URL_SLOTS else PLAIN_VALUE for slot in SLOTS}
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------
@@ -289,12 +374,6 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]+")  # RFC 3986 §2.3
 _TEXT, _HTML = 0, 1  # where the places of a slot stand in Envelope._fills
 _TEXT_HEADER = "Content-Type: text/{}; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
 _LINE_END = re.compile(r"\r\n?")
-_UNSAFE = re.compile(r"[^\t -<>-~]+")  # RFC 2045 §6.7 (1), (2)
-_UNSAFE_IN_VALUE = re.compile(r"[^ -<>?A-~]+")  # and "@"
-# Values that stand for themselves in both parts, on one line: most do, so a seal asks for these first.
-_PLAIN_VALUE = re.compile(r"(?!From )[!#-%(-\-/-;?A-~][ !#-%(-;?A-~]{0,74}")
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9\-._~:/?#\[\]!$()*+,;%]{1,67}")
-_PLAIN = {slot: _PLAIN_URL if slot in URL_SLOTS else _PLAIN_VALUE for slot in SLOTS}
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+")
 
@@ -315,61 +394,3 @@ def _image_part(image: Image) -> str:
         f'Content-Disposition: inline; filename="{image.name}"\r\n\r\n'
         f"{content.removesuffix(chr(13) + chr(10))}"
     )
-
-
-def _encoded_value(recipient: Recipient, slot: str) -> tuple[bytes, bytes]:
-    """A recipient's value as the text part and as the HTML part carry it.
-
-    Every "@" is written `=40` in the raw text part and `&#64;` in HTML, so that `@@…@@` inside a value is taken for a
-    slot by nobody, not even together with what stands beside it.
-    """
-    if slot not in recipient.slots:
-        message = f"recipient {recipient.key}: no value for the slot {slot}"
-        help = "give every slot of the edition a value; a text slot may be empty"
-        raise InputError(
-            [Finding(code="envelope.missing-slot", severity="error", where=None, message=message, help=help)]
-        )
-    value = recipient.slots[slot]
-    if slot in URL_SLOTS and not _URL.fullmatch(value):
-        raise HeaderError(f"recipient {recipient.key}: the value of {slot} is not a plain http(s) or mailto URL")
-    if CONTROL.search(value):
-        raise HeaderError(f"recipient {recipient.key}: the value of {slot} holds a control character")
-    return _quoted_value(value), _quoted_value(html.escape(value, quote=True).replace("@", "&#64;"))
-
-
-def _quoted_value(value: str) -> bytes:
-    return _soft_broken(_UNSAFE_IN_VALUE.sub(octets, value)).encode()
-
-
-def _quoted_text(text: str, *, after_slot: bool, before_slot: bool) -> str:
-    """Text between two slots in quoted-printable (RFC 2045 §6.7); a slot stands on lines of its own."""
-    *whole, last = text.split("\n")
-    lines = [_soft_broken(_visible_end(_UNSAFE.sub(octets, line))) for line in whole]
-    quoted = _UNSAFE.sub(octets, last)
-    lines.append(_soft_broken(quoted if before_slot else _visible_end(quoted)))
-    return "".join(("=\r\n" if after_slot else "", "\r\n".join(lines), "=\r\n" if before_slot and last else ""))
-
-
-def _visible_end(quoted: str) -> str:
-    return f"{quoted[:-1]}={ord(quoted[-1]):02X}" if quoted.endswith((" ", "\t")) else quoted
-
-
-def _soft_broken(quoted: str) -> str:
-    """One encoded line in pieces of at most 75, none starting with a dot or `From `, none ending inside a character."""
-    pieces, start, end = [], 0, len(quoted)
-    while True:
-        opening = ""
-        if quoted.startswith((".", "From "), start):
-            opening = f"={ord(quoted[start]):02X}"
-            start += 1
-        cut = start + 75 - len(opening)
-        if cut >= end:
-            pieces.append(opening + quoted[start:])
-            return "=\r\n".join(pieces)
-        escape = quoted.rfind("=", cut - 2, cut)
-        if escape >= 0:
-            cut = escape
-        while quoted[cut] == "=" and quoted[cut + 1] in "89AB":  # a UTF-8 continuation octet
-            cut -= 3
-        pieces.append(opening + quoted[start:cut])
-        start = cut

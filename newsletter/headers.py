@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import idna
@@ -44,8 +44,14 @@ def addr_spec(address: str) -> str:
     return f"{local}@{host}"
 
 
+def addr_specs(addresses: Sequence[str]) -> list[str] | None:
+    """`addr_spec` of each when they are all of the plain kind that goes out as it was typed; else None."""
+    return list(addresses) if _PLAIN_ADDRESSES.fullmatch("".join([f"{each}\n" for each in addresses])) else None
+
+
 # What most addresses are, and short enough for every limit below: a seal asks for these first.
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9_+-]{1,31}(?:\.[A-Za-z0-9_+-]{1,31})?@(?:[a-z0-9]{1,60}\.){1,2}[a-z]{2,60}")
+_PLAIN_ADDRESSES = re.compile(rf"(?:{_PLAIN_ADDRESS.pattern}\n)*")
 _ATEXT = r"[^\x00-\x20()<>\[\]:;@\\,.\"\x7f-\x9f\s\ud800-\udfff]+"  # RFC 5322 §3.2.3 with RFC 6532 §3.2
 _LOCAL = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
 _HOST = re.compile(r"(?!.*\.[0-9]+\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

@@ -1,8 +1,12 @@
 """The flight recorder: what was about to leave and what was answered, kept where a kill -9 cannot take it.
 
 With SMTP a commit for every message would cost more than the mail. A worker writes two short lines a message instead,
-into an append-only file of its own for each lease: one when a message is about to leave, one when its answer came. A
-plain `write` survives the death of the process (not of the machine, which is why the first line names the boot).
+into a file of its own for each lease: one when a message is about to leave, one when its answer came. The file is
+mapped into memory, so a line costs no system call, and what was stored there belongs to the system: it survives the
+death of the process (not of the machine, which is why the first line names the boot).
+
+The file grows by blocks of zeros that are written before they are used, so a full disk is an error before anything
+leaves. What stands before the first zero has been told.
 
 The writer holds an exclusive `flock` on the file as long as it lives, and being stopped is living. Whoever gets the
 lock therefore knows that the writer is dead and that what it announced is all that ever left (`read_evidence`).
@@ -15,18 +19,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import mmap
 import os
 import platform
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from time import time, time_ns
 from typing import Literal, NamedTuple
 
 State = Literal["accepted", "refused", "deferred", "in_doubt"]
 STATES = ("accepted", "refused", "deferred", "in_doubt")
+BLOCK = 1 << 16  # octets by which a recorder grows
 
 
 class Outcome(NamedTuple):
@@ -52,7 +58,7 @@ class Lease:
     stopping: bool = False  # the worker was told to finish what is in hand
 
     def open(self) -> bool:
-        return not self.stopping and time.time() < self.until - self.margin
+        return not self.stopping and time() < self.until - self.margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +84,12 @@ class Recorder:
         self.path = folder / f"{lease.batch}-{lease.epoch}.recorder"
         self.lease = lease
         with suppress(FileNotFoundError):  # left by a database that this one is an older copy of: kept, out of the way
-            os.rename(self.path, self.path.with_suffix(f".{time.time_ns()}.former"))
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._torn = False  # a line was cut by a disk that was full in the middle of it
+            os.rename(self.path, self.path.with_suffix(f".{time_ns()}.former"))
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._lock = threading.Lock()
+        self._end = self._room = 0  # octets used, and octets mapped
+        self._late = b""  # answers for which the disk had no room
+        self._left = 0  # announced so far
         head = {"store": store, "batch": lease.batch, "epoch": lease.epoch, "owner": owner, **this_machine()}
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -89,65 +98,90 @@ class Recorder:
             os.close(self._file)
             self.path.unlink(missing_ok=True)
             raise
-        self._waiting = b""  # answers not yet written: they go with the next line, or at `flush`
-        self._lock = threading.Lock()
-        self._left = 0  # announced so far
 
     @property
     def left(self) -> int:
         """How many messages were announced under this lease."""
         return self._left
 
-    def leaving(self, key: str) -> bool:
+    def leaving(self, key: str, *, answered: Outcome | None = None) -> bool:
         """To be called right before the first octet of a message's body leaves.
 
         False: it must not leave, since the lease is over or the worker stops. Its outcome is then `deferred`, and
-        nothing is written.
+        nothing is written. `answered` is the fate of a message before, told in one stroke.
         """
-        if not self.lease.open():
-            return False
+        lease = self.lease
         with self._lock:
-            self._write(self._waiting + b">%b\n" % key.encode())
-            self._waiting = b""
+            if answered:
+                self._late += _answer(answered)
+            if lease.stopping or time() >= lease.until - lease.margin:
+                self._catch_up()
+                return False
+            lines = b"%b>%b\n" % (self._late, key.encode())
+            end = self._end + len(lines)  # as _write does, once for each message
+            if end > self._room:
+                self._grow(end)
+            self._lines[self._end : end] = lines
+            self._end, self._late = end, b""
             self._left += 1
         return True
 
     def answered(self, outcome: Outcome) -> None:
-        """To be called as soon as the fate of a message that was announced is known. Written with the next line, or at
-        `flush`, which a provider calls before it waits for anything."""
-        words = f"<{outcome.key}\t{outcome.state}\t{_one_line(outcome.provider_ref)}\t{_one_line(outcome.detail)}\n"
-        line = words.encode(errors="replace")
-        with self._lock:
-            self._waiting += line
+        """To be called as soon as the fate of a message that was announced is known.
 
-    def flush(self) -> None:
-        """Writes the answers that wait."""
-        if self._waiting:
-            with self._lock:
-                self._write(self._waiting)
-                self._waiting = b""
+        Never fails: an answer for which the disk has no room is written with the next announcement, before which
+        nothing leaves.
+        """
+        with self._lock:
+            self._late += _answer(outcome)
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        with suppress(OSError):
+            self._write(self._late)
+            self._late = b""
 
     def _write(self, lines: bytes) -> None:
-        if self._torn:
-            lines = b"\n" + lines
-        written = os.write(self._file, lines)
-        self._torn = written < len(lines)
-        if self._torn:  # the last octets that a disk had room for: what was to be announced is not
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        end = self._end + len(lines)
+        if end > self._room:
+            self._grow(end)
+        self._lines[self._end : end] = lines
+        self._end = end
+
+    def _grow(self, least: int) -> None:
+        """Room for so many octets. What was written stays where it is."""
+        room = self._room
+        while room < least:
+            written = os.pwrite(self._file, bytes(BLOCK), room)
+            if written < BLOCK:  # the last octets that the disk had room for
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            room += BLOCK
+        self._lines, self._room = mmap.mmap(self._file, room), room
 
     def close(self) -> None:
         """Lets go of the file and leaves it where it is, as evidence. Closing twice is fine."""
-        with suppress(OSError):
-            self.flush()
-        file, self._file = self._file, -1  # the number may be another file's by the next call
-        if file >= 0:
-            os.close(file)
+        with self._lock:
+            file, self._file = self._file, -1  # the number may be another file's by the next call
+        if file < 0:
+            return
+        with self._lock, suppress(OSError):
+            self._catch_up()
+            self._room = 0  # who still writes finds no room, and no file to make some
+            self._lines.close()
+            os.ftruncate(file, self._end)
+        os.close(file)
 
     def remove(self) -> None:
         """The result stands in the ledger: the file has served."""
         self.path.unlink(missing_ok=True)
-        self._waiting = b""
         self.close()
+
+
+def _answer(outcome: Outcome) -> bytes:
+    key, state, ref, detail = outcome
+    if not (ref + detail).isprintable():
+        ref, detail = _one_line(ref), _one_line(detail)
+    return f"<{key}\t{state}\t{ref}\t{detail}\n".encode(errors="replace")
 
 
 def _one_line(text: str) -> str:
@@ -164,7 +198,7 @@ def read_evidence(path: Path) -> Evidence | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
-        head, *lines = file.read().split(b"\n")
+        head, *lines = file.read().partition(b"\0")[0].split(b"\n")
     try:
         named = json.loads(head)
         here = this_machine()

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from newsletter.envelope import Envelope, Recipient, edition_findings
+from newsletter.envelope import Envelope, Recipient, Sealed, edition_findings
 from newsletter.errors import AddressError, HeaderError, InputError
 from newsletter.headers import addr_spec
 from newsletter.rendering.edition import SLOT, SLOTS, TEXT_SLOTS, Edition, Image, Mailbox
@@ -985,6 +985,64 @@ def test_m11_the_text_part_holds_the_unsubscribe_link() -> None:
 
 def test_the_same_edition_recipient_and_date_give_the_same_bytes() -> None:
     assert seal() == seal(pickle.loads(pickle.dumps(ISSUE)), pickle.loads(pickle.dumps(READER)))
+
+
+anyones = st.builds(
+    Recipient,
+    key=st.sampled_from(["d-7", "0a" * 16, "", "a b", "x" * 65]),
+    address=st.one_of(st.sampled_from(["ana@example.net", "josé@bücher.example", "no", "a@b\n"]), values),
+    name=st.one_of(st.sampled_from(["Ana Quispe", "María", "", "a\nb", "=?x", "a" * 70]), values),
+    slots=st.fixed_dictionaries(
+        {
+            "NAME": st.one_of(
+                st.sampled_from(["Ana", ".", " ", "", "From x", "a\nb", "\ud800", "@@", "x" * 76]), values
+            ),
+            **{
+                slot: st.one_of(
+                    st.just(url),
+                    st.text("abc-_~.", max_size=80).map("https://n.example/u/{}".format),
+                    st.sampled_from(
+                        [
+                            *("", "http://", "https://x", "ftp://x", "mailto:a@b.c", "https://x/\nhttps://y"),
+                            *("https://x/a:b", "https://x/?a=1&b=2", "https://x/é", "https://x/y/"),
+                            "https://h.example/" + "z" * 999,
+                        ]
+                    ),
+                )
+                for slot, url in LINKS.items()
+            },
+        }
+    ),
+)
+
+
+@given(st.lists(anyones, max_size=6), st.sampled_from([ISSUE, CONFIRMATION, replace(ISSUE, unsubscribe_mailbox="")]))
+def test_sealing_many_is_sealing_each(people: list[Recipient], edition: Edition) -> None:
+    envelope = Envelope(edition)
+
+    def one(recipient: Recipient) -> tuple[object, ...]:
+        try:
+            return (envelope.seal(recipient, date=NOON), *envelope.wire_address(recipient))
+        except (AddressError, HeaderError) as error:
+            return (type(error), str(error))
+
+    together = [
+        (b"".join(each.pieces), each.address, each.utf8) if isinstance(each, Sealed) else (type(each), str(each))
+        for each in envelope.seal_all(people, date=NOON)
+    ]
+    assert together == [one(recipient) for recipient in people]
+
+
+def test_sealing_many_needs_every_slot_before_anything_is_made() -> None:
+    lacks = READER._replace(slots={})
+    with pytest.raises(InputError, match="no value for the slot"):
+        Envelope(ISSUE).seal_all([READER, lacks], date=NOON)
+
+
+def test_messages_sealed_together_share_what_is_the_same() -> None:
+    first, second = (each for each in Envelope(ISSUE).seal_all([READER] * 2, date=NOON) if isinstance(each, Sealed))
+    shared = sum(len(piece) for piece, other in zip(first.pieces, second.pieces, strict=True) if piece is other)
+    assert shared > sum(map(len, first.pieces)) / 2
 
 
 def test_one_recipient_leaves_no_trace_in_the_next_message() -> None:

@@ -38,31 +38,57 @@ def accepted(key: str, ref: str = "", detail: str = "") -> Outcome:
     return Outcome(key=key, state="accepted", provider_ref=ref, detail=detail)
 
 
+def written(recorder: Recorder) -> bytes:
+    """What is in the file of a recorder that is open: behind it stands the room for more."""
+    lines, _, room = recorder.path.read_bytes().partition(b"\0")
+    assert not room.strip(b"\0")
+    return lines
+
+
 # --- the writer's side ---
 
 
 def test_the_file_names_the_lease_and_is_its_owners_only(recorder: Recorder) -> None:
     assert recorder.path.name == "7-3.recorder"
     assert recorder.path.stat().st_mode & 0o777 == 0o600
-    head = json.loads(recorder.path.read_text().splitlines()[0])
+    head = json.loads(written(recorder).splitlines()[0])
     assert (head["store"], head["batch"], head["epoch"], head["owner"]) == ("store", 7, 3, "owner")
     assert head["machine"] == this_machine()["machine"]
 
 
 def test_what_leaves_is_in_the_file_before_leaving_returns(recorder: Recorder) -> None:
     assert recorder.leaving("ana")
-    assert recorder.path.read_bytes().endswith(b"\n>ana\n")
+    assert written(recorder).endswith(b"\n>ana\n")
     assert recorder.left == 1
 
 
-def test_an_answer_is_in_the_file_with_the_next_line_or_a_flush(recorder: Recorder) -> None:
+def test_an_answer_is_in_the_file_at_once(recorder: Recorder) -> None:
     recorder.leaving("ana")
     recorder.answered(accepted("ana", "ref-1"))
+    assert written(recorder).endswith(b">ana\n<ana\taccepted\tref-1\t\n")
     recorder.leaving("bea")
-    assert recorder.path.read_bytes().endswith(b">ana\n<ana\taccepted\tref-1\t\n>bea\n")
     recorder.answered(Outcome(key="bea", state="refused", detail="550 no"))
-    recorder.flush()
-    assert recorder.path.read_bytes().endswith(b">bea\n<bea\trefused\t\t550 no\n")
+    assert written(recorder).endswith(b"ref-1\t\n>bea\n<bea\trefused\t\t550 no\n")
+
+
+def test_closing_leaves_nothing_behind_the_last_line(recorder: Recorder) -> None:
+    recorder.leaving("ana")
+    recorder.close()
+    assert recorder.path.read_bytes().endswith(b"\n>ana\n")
+
+
+def test_a_recorder_grows_by_blocks_and_loses_no_line(recorder: Recorder) -> None:
+    keys = [f"{number:032x}" for number in range(3000)]
+    for key in keys:
+        recorder.leaving(key)
+        recorder.answered(accepted(key, "ref"))
+    assert recorder.path.stat().st_size % module.BLOCK == 0
+    recorder.leaving("x" * 3 * module.BLOCK)
+    recorder.close()
+    evidence = read_evidence(recorder.path)
+    assert evidence
+    assert evidence.left == {*keys, "x" * 3 * module.BLOCK}
+    assert evidence.answers == {key: accepted(key, "ref") for key in keys}
 
 
 def test_after_the_lease_or_a_stop_nothing_leaves_and_nothing_is_written(tmp_path: Path) -> None:
@@ -109,35 +135,55 @@ def test_a_recorder_of_the_same_lease_that_is_there_already_is_kept_out_of_the_w
     assert recorder_paths(tmp_path) == [second.path]
 
 
-def test_a_full_disk_is_an_error_before_anything_leaves(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, lease(), store="s", owner="o")
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, recorder._file)
-    os.close(full)
-    with pytest.raises(OSError, match="No space"):
-        recorder.leaving("ana")
-    assert recorder.left == 0
-    recorder.close()
-
-
-def test_a_disk_that_fills_up_in_the_middle_of_a_line_lets_nothing_leave(recorder: Recorder) -> None:
-    recorder.leaving("ana")
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (recorder.path.stat().st_size + 3, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        with pytest.raises(OSError, match="No space"):
-            recorder.leaving("bea")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert recorder.path.read_bytes().endswith(b">ana\n>be")
-    recorder.answered(accepted("ana"))
-    recorder.leaving("cid")  # there is room again
+
+
+@pytest.mark.parametrize("room", [0, 1000])
+def test_a_full_disk_is_an_error_before_anything_leaves(tmp_path: Path, room: int) -> None:
+    with no_file_longer_than(room), pytest.raises(OSError, match=r"No space|too large"):
+        Recorder(tmp_path, lease(), store="s", owner="o")
+    assert recorder_paths(tmp_path) == []
+
+
+@pytest.mark.parametrize("room", [0, 3, module.BLOCK - 1])
+def test_a_disk_that_fills_up_lets_nothing_more_leave_and_loses_no_answer(recorder: Recorder, room: int) -> None:
+    sent: list[str] = []
+    with no_file_longer_than(recorder.path.stat().st_size + room):
+        while True:
+            key = f"{len(sent):032x}"
+            try:
+                recorder.leaving(key)
+            except OSError:
+                break
+            sent.append(key)
+    assert len(sent) > 1000
+    with no_file_longer_than(recorder.path.stat().st_size):
+        for key in sent:
+            recorder.answered(accepted(key))  # there is no room for most of these
+        with pytest.raises(OSError, match=r"No space|too large"):
+            recorder.leaving("bea")
+    assert recorder.left == len(sent)
+    assert recorder.leaving("cid")  # there is room again
     recorder.close()
     evidence = read_evidence(recorder.path)
     assert evidence
-    assert {"ana", "cid"} <= evidence.left
-    assert "bea" not in evidence.left
-    assert evidence.answers == {"ana": accepted("ana")}
+    assert evidence.left == {*sent, "cid"}
+    assert evidence.answers == {key: accepted(key) for key in sent}
+
+
+def test_a_closed_recorder_takes_answers_in_silence_and_lets_nothing_leave(recorder: Recorder) -> None:
+    recorder.leaving("ana")
+    recorder.close()
+    recorder.answered(accepted("ana"))  # of a connection that nobody waits for any more
+    with pytest.raises(OSError, match="descriptor"):
+        recorder.leaving("bea")
 
 
 def test_paths_come_oldest_lease_first(tmp_path: Path) -> None:
@@ -316,6 +362,18 @@ def test_a_line_that_was_cut_is_not_counted(recorder: Recorder, cut: int) -> Non
     assert evidence
     assert evidence.left == {"ana"}
     assert set(evidence.answers) <= {"ana"}
+
+
+@pytest.mark.parametrize("hole", range(1, 30))
+def test_a_line_that_was_being_stored_when_its_writer_died_is_not_counted(recorder: Recorder, hole: int) -> None:
+    recorder.leaving("ana")
+    recorder.leaving("bea-and-a-long-key-that-is-stored-in-pieces")
+    recorder.close()
+    whole = recorder.path.read_bytes()
+    recorder.path.write_bytes(whole[: -hole - 2] + bytes(hole) + whole[-2:] + bytes(100))
+    evidence = read_evidence(recorder.path)
+    assert evidence
+    assert evidence.left == {"ana"}
 
 
 HOSTILE = ["a\tb", "a\nb", "a\r\n<zoe\taccepted\t\t", ">zoe", "\x00", "\x85", "\u2028x", "\ud800", "é", "x" * 5000]

@@ -78,7 +78,6 @@ class Memory:
             except ProviderError as error:
                 error.outcomes = tuple(outcomes)
                 raise
-        recorder.flush()
         return outcomes
 
     def close(self) -> None:

@@ -73,7 +73,6 @@ class Outbox:
                 raise self._down(error, (*outcomes, outcome)) from error
             outcomes.append(Outcome(key=recipient.key, state="accepted", provider_ref=name))
             recorder.answered(outcomes[-1])
-        recorder.flush()
         return outcomes
 
     def close(self) -> None:

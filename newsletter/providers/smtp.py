@@ -17,8 +17,6 @@ from newsletter.providers.smtp_engine import Engine
 from newsletter.providers.smtp_jobs import Job, Letter
 from newsletter.rendering.edition import Edition
 
-AHEAD = 600_000  # octets of messages that are made ahead: about what a processor's cache holds
-
 
 class SmtpProvider:
     """Sends through the server of `config`. Opens connections when they are needed, and closes idle ones.
@@ -44,10 +42,9 @@ class SmtpProvider:
         were not handed over. `InputError` says that none was.
         """
         letter = self._letter(edition)
-        letter.envelope.check_slots(recipients)
-        if not recipients:
-            return []
         job = Job(letter, recipients, recorder)
+        if not job.waiting:
+            return list(job.known())
         engine = self._running()
         engine.take(job)
         try:
@@ -90,9 +87,6 @@ class SmtpProvider:
             reply_to = addr_spec(edition.reply_to.address) if edition.reply_to else ""
         except (AddressError, HeaderError) as error:
             raise ProviderRejected(f"edition {edition.key} ({edition.language}): {error}") from error
-        size = len(edition.html) + len(edition.text)
-        if edition.embed:
-            size += sum(len(image.content) for image in edition.images)
         # To be filled with key and address. A return path without a key prints it with no width at all (%.0b).
         path = f"b+%b@{self._bounces}" if self._bounces else f"{sender.replace('%', '%%')}%.0b"
         commands = f"MAIL FROM:<{path}>{{}}\r\nRCPT TO:<%b>\r\nDATA\r\n"
@@ -101,7 +95,6 @@ class SmtpProvider:
             commands=commands.format("").encode(),
             utf8_commands=commands.format(" BODY=8BITMIME SMTPUTF8").encode(),
             utf8=not (sender + reply_to).isascii(),
-            ahead=max(1, min(16, AHEAD // size)),
             urgent=edition.kind == "transactional",
         )
 

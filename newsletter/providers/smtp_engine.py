@@ -14,14 +14,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import selectors
 import socket
 import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -29,6 +27,7 @@ from newsletter.config import Smtp
 from newsletter.errors import ProviderDown, ProviderError, ProviderRejected
 from newsletter.providers import Outcome
 from newsletter.providers.smtp_jobs import TRIES, Job, Jobs, Mail
+from newsletter.providers.smtp_poll import BOTH, READ, WRITE, Poller
 from newsletter.providers.smtp_wire import (
     NO_REPLY,
     STEADY,
@@ -58,8 +57,6 @@ SEND_BUFFER = 1 << 20  # octets: a whole message is then one system call, and it
 
 # --- connections ------------------------------------------------------------------------------------------------------
 
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-_BOTH = _READ | _WRITE
 _ENVELOPE = ("mail", "rcpt", "data")
 _AHEAD = ("dot", *_ENVELOPE)
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -78,7 +75,7 @@ class _Connection:
         self.replies = Replies()
         self.expected: deque[str] = deque()  # the commands whose replies are to come
         self.commands: deque[bytes] = deque()  # to be written one at a time, without PIPELINING
-        self.events = _WRITE
+        self.events = WRITE
         self.out: memoryview | None = None  # what the kernel has not taken yet
         self.tail = 0  # octets that were written behind the last final dot
         self.sent: Mail | None = None
@@ -88,6 +85,7 @@ class _Connection:
         self.doomed = False  # its envelope went elsewhere: closed as soon as the answer to the dot is here
         self.steady = False  # the replies to come should be those of STEADY …
         self.usual: bytes | None = None  # … and after the first line these, as the last time
+        self.words, self.reference = b"", ""  # the line that took a message last, and the id in it
         self.quick = True
         self.served = False  # it has answered for a recipient
         self.since = now  # of the last progress
@@ -108,11 +106,11 @@ class Engine:
     def __init__(self, config: Smtp, tls: ssl.SSLContext | None) -> None:
         self._config, self._tls = config, tls
         self._jobs = Jobs(f"smtp {config.host}:{config.port}")
-        self._selector = selectors.DefaultSelector()
+        self._poller: Poller[_Connection | None] = Poller()
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)
         self._bell.setblocking(False)
-        self._selector.register(self._ear, _READ)
+        self._poller.watch(self._ear, READ, None)
         self._inbox: deque[Job] = deque()
         self._stopping = False
         self._gone_by = 0.0  # when it stops: the time by which it must have ended
@@ -125,7 +123,6 @@ class Engine:
         self._addresses: list[Any] = []
         self._name = ""  # this machine's, for EHLO
         self._now = self._tick_at = monotonic()
-        self._date = datetime.now(UTC)
         self.thread = threading.Thread(target=self._run, name="smtp", daemon=True)
 
     # --- for other threads --------------------------------------------------------------------------------------------
@@ -144,7 +141,7 @@ class Engine:
         for sock in (*(connection.sock for connection in self._connections), self._ear, self._bell):
             with suppress(OSError):
                 sock.close()
-        self._selector.close()
+        self._poller.close()
 
     def _ring(self) -> None:
         with suppress(OSError):  # full of rings that nobody has heard yet
@@ -164,23 +161,30 @@ class Engine:
                 self._discard(connection)
             self._ear.close()
             self._bell.close()
-            self._selector.close()
+            self._poller.close()
 
     def _turn(self) -> bool:
         """Waits for something to happen and deals with all of it; False when the engine has come to its end."""
-        ready = self._selector.select(TICK if self._connections or self._jobs or self._stopping else None)
+        ready = self._poller.wait(TICK if self._connections or self._jobs or self._stopping else None)
         self._now = monotonic()
-        for key, events in ready:
-            if (connection := key.data) is None:
+        calm = self._now < self._tick_at  # nothing happened but what happens all the time
+        for connection, events in ready:
+            if connection is None:
                 self._ear.recv(4096)
+                calm = False
                 continue
             try:  # as in _guarded, without its cost
-                self._serve(connection, events)
+                if connection.steady:  # nothing is left to be written
+                    self._read(connection)
+                else:
+                    self._serve(connection, events)
             except (ProtocolError, OSError) as error:
                 self._lose(connection, _reason(error))
+            calm = calm and connection.steady
+        if calm and not self._jobs.finished:
+            return True
         if self._now >= self._tick_at:
             self._tick_at = self._now + TICK
-            self._date = datetime.now(UTC)  # one for many messages: the envelope keeps it written out
             for connection in list(self._connections):
                 self._guarded(self._look_after, connection)
         while self._inbox:
@@ -192,7 +196,8 @@ class Engine:
                 self._guarded(self._begin, self._idle.pop())
             if len(self._connections) < self._config.connections:
                 self._open()
-        self._jobs.tell()
+        if self._jobs.finished:
+            self._jobs.tell()
         return True
 
     def _guarded(self, work: Callable[[_Connection], None], connection: _Connection) -> None:
@@ -202,18 +207,16 @@ class Engine:
             self._lose(connection, _reason(error))
 
     def _serve(self, connection: _Connection, events: int) -> None:
-        if connection.steady:  # nothing is left to be written
-            self._read(connection)
-        elif connection.closed:
+        if connection.closed:
             pass
         elif not connection.connected:
             self._connected(connection)
         elif connection.shaking_hands:
             self._shake_hands(connection)
         else:
-            if events & _READ:  # first: a server that closes the connection may have said why
+            if events & ~WRITE:  # first: a server that closes the connection may have said why
                 self._read(connection)
-            if events & _WRITE and connection.out is not None and not connection.closed:
+            if events & ~READ and connection.out is not None and not connection.closed:
                 self._write_rest(connection)
 
     def _look_after(self, connection: _Connection) -> None:
@@ -323,7 +326,7 @@ class Engine:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(sock, address, others, self._now)
         self._connections.add(connection)
-        self._selector.register(sock, _WRITE, connection)
+        self._poller.watch(sock, WRITE, connection)
         try:
             sock.connect(address[4])
         except BlockingIOError:
@@ -349,16 +352,14 @@ class Engine:
         if self._config.security == "tls":
             self._encrypt(connection)
         else:
-            self._watch(connection, _READ)
+            self._watch(connection, READ)
 
     def _encrypt(self, connection: _Connection) -> None:
         self._tls = self._tls or ssl.create_default_context()
-        self._selector.unregister(connection.sock)
         connection.sock = self._tls.wrap_socket(
             connection.sock, server_hostname=self._config.host, do_handshake_on_connect=False
         )
-        connection.events = _READ
-        self._selector.register(connection.sock, _READ, connection)
+        self._watch(connection, READ)
         connection.shaking_hands = True
         self._shake_hands(connection)
 
@@ -367,11 +368,11 @@ class Engine:
         try:
             connection.sock.do_handshake()
         except ssl.SSLWantReadError:
-            return self._watch(connection, _READ)
+            return self._watch(connection, READ)
         except ssl.SSLWantWriteError:
-            return self._watch(connection, _BOTH)
+            return self._watch(connection, BOTH)
         connection.shaking_hands, connection.encrypted, connection.since = False, True, self._now
-        self._watch(connection, _READ)
+        self._watch(connection, READ)
         if self._config.security == "starttls":
             return self._converse(connection, NO_REPLY)
         return self._read(connection)
@@ -420,8 +421,7 @@ class Engine:
         connection.closed = True
         self._connections.discard(connection)
         self._idle.discard(connection)
-        with suppress(KeyError, ValueError, OSError):
-            self._selector.unregister(connection.sock)
+        self._poller.forget(connection.sock)
         with suppress(OSError):
             connection.sock.close()
 
@@ -450,20 +450,23 @@ class Engine:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def _write(self, connection: _Connection, octets: bytes, more: bytes = b"") -> None:
+    def _write(self, connection: _Connection, octets: bytes) -> None:
+        self._write_all(connection, (octets,), len(octets))
+
+    def _write_all(self, connection: _Connection, pieces: tuple[bytes, ...], size: int) -> None:
         """To be called when nothing of the server's is unread: its answers would be taken for those to this."""
-        connection.steady, connection.since = False, self._now
+        connection.since = self._now
         taken = 0
         if not connection.encrypted:
             try:
-                taken = connection.sock.sendmsg((octets, more)) if more else connection.sock.send(octets)
+                taken = connection.sock.sendmsg(pieces)
             except BlockingIOError:
                 pass
             except OSError:
-                connection.out = memoryview(octets + more)  # none of it left
+                connection.out = memoryview(b"".join(pieces))  # none of it left
                 raise
-        if taken < len(octets) + len(more):
-            connection.out = memoryview(octets + more)[taken:]
+        if taken < size:
+            connection.out = memoryview(b"".join(pieces))[taken:]
             self._write_rest(connection)
 
     def _write_rest(self, connection: _Connection) -> None:
@@ -471,20 +474,20 @@ class Engine:
             try:
                 taken = connection.sock.send(connection.out)
             except _NOT_NOW:
-                return self._watch(connection, _BOTH)
+                return self._watch(connection, BOTH)
             connection.since = self._now
             connection.out = connection.out[taken:] if taken < len(connection.out) else None
-        return self._watch(connection, _READ)
+        return self._watch(connection, READ)
 
     def _watch(self, connection: _Connection, events: int) -> None:
         if connection.events != events:
             connection.events = events
-            self._selector.modify(connection.sock, events, connection)
+            self._poller.watch(connection.sock, events, connection)
 
     def _begin(self, connection: _Connection) -> None:
         """The envelope of the next recipient, or rest."""
         _check_step(connection)
-        mail = self._jobs.pull(connection.offers, self._date)
+        mail = self._jobs.pull(connection.offers)
         if not mail:
             self._idle.add(connection)
             connection.since = self._now
@@ -508,40 +511,40 @@ class Engine:
         """The message whose envelope was taken, and the envelope of the next behind it."""
         mail = connection.next
         assert mail is not None
-        job = mail.job
-        following = (
-            self._jobs.pull(connection.offers, self._date)
-            if connection.quick and connection.offers.pipelining
-            else None
-        )
-        try:
-            self._jobs.write_others(job)
-            leaves = not job.over and not self._stopping and job.recorder.leaving(mail.key)
-        except OSError as error:
-            leaves = False
-            self._jobs.fail(
-                job, ProviderDown(f"the flight recorder cannot be written ({_reason(error)}); free some space")
-            )
-        if not leaves:
-            if following:
-                self._jobs.again(following, "", broken=False)
-            if not job.failure:
-                self._jobs.stop(job)
-            connection.next = None
-            self._jobs.settle(mail, None)
-            self._discard(connection)  # after DATA there is no other way to keep the message back
+        if not self._announced(mail, None):
+            self._keep_back(connection, mail)
             return
+        ahead = connection.quick and connection.offers.pipelining
+        following = self._jobs.pull(connection.offers) if ahead else None
         connection.sent, connection.next = mail, following
         if following:
-            connection.rcpt_refused, connection.tail = False, len(following.commands)
+            connection.rcpt_refused = False
             connection.expected.extend(_AHEAD)
-            self._write(connection, mail.body, b".\r\n" + following.commands)
         else:
-            connection.tail = 0
             connection.expected.append("dot")
-            self._write(connection, mail.body, b".\r\n")
-        mail.body = b""
+        self._write_message(connection, mail, following.commands if following else b"")
         connection.steady = following is not None and connection.out is None
+
+    def _announced(self, mail: Mail, answered: Outcome | None) -> bool:
+        """Whether the message may leave; its recorder knows then, and what was answered before."""
+        job = mail.job
+        try:
+            return not self._stopping and not job.over and job.recorder.leaving(mail.key, answered=answered)
+        except OSError as error:
+            why = f"the flight recorder cannot be written ({_reason(error)}); free some space"
+            self._jobs.fail(job, ProviderDown(why))
+            return False
+
+    def _keep_back(self, connection: _Connection, mail: Mail) -> None:
+        if not mail.job.failure:
+            self._jobs.stop(mail.job)
+        connection.next = None
+        self._jobs.settle(mail, None)
+        self._discard(connection)  # after DATA there is no other way to keep the message back
+
+    def _write_message(self, connection: _Connection, mail: Mail, behind: bytes) -> None:
+        connection.tail = len(behind)
+        self._write_all(connection, (*mail.pieces, b".\r\n" + behind), mail.size + 3 + len(behind))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -556,13 +559,8 @@ class Engine:
         if isinstance(connection.sock, ssl.SSLSocket):
             while more := connection.sock.pending():
                 octets += connection.sock.recv(more)
-        if connection.steady and (mail := connection.sent):
-            words, _, rest = octets.partition(b"\r\n")
-            if (rest == connection.usual and words[:4] == b"250 ") or STEADY.fullmatch(octets):
-                connection.usual, connection.sent = rest, None
-                connection.expected.clear()
-                self._taken(connection, mail, words[4:].decode(errors="replace"))
-                self._write_body(connection)
+        if connection.steady:
+            if self._go_on(connection, octets):
                 return
             connection.steady = False
         replies = connection.replies
@@ -575,11 +573,51 @@ class Engine:
             else:
                 self._begin(connection)
 
-    def _taken(self, connection: _Connection, mail: Mail, words: str) -> None:
+    def _go_on(self, connection: _Connection, octets: bytes) -> bool:
+        """What a connection at work does again and again: the message was taken, and so was the envelope behind it, so
+        the next message leaves with another envelope behind it. False when the server said anything else; then nothing
+        was done.
+
+        It is what `_hear`, `_taken` and `_write_body` would do, in one piece, since it is done for every message.
+        """
+        words, _, rest = octets.partition(b"\r\n")
+        if rest != connection.usual or words[:4] != b"250 ":
+            if not STEADY.fullmatch(octets):
+                return False
+            connection.usual = rest
+        if words != connection.words:
+            connection.words, connection.reference = words, reference(words[4:].decode(errors="replace"))
+        sent, mail, now = connection.sent, connection.next, self._now
+        assert sent is not None and mail is not None  # noqa: PT018
+        job, outcome = sent.job, _outcome(Outcome, (sent.key, "accepted", connection.reference, ""))
+        sealed = job.sealed
+        if (
+            mail.job is job
+            and sealed
+            and connection.served
+            and not self._jobs.urgent
+            and now - connection.since < QUICK
+            and (following := sealed[0]).size <= connection.offers.size
+            and not following.utf8
+            and self._announced(mail, outcome)
+        ):
+            job.outcomes[sent.place] = outcome
+            connection.sent, connection.next = mail, sealed.popleft()
+            self._write_message(connection, mail, following.commands)
+            connection.steady = connection.out is None
+        else:
+            job.recorder.answered(outcome)
+            connection.expected.clear()
+            self._taken(connection, sent, outcome)
+            self._write_body(connection)
+        return True
+
+    def _taken(self, connection: _Connection, mail: Mail, outcome: Outcome) -> None:
+        connection.sent = None
         connection.quick = self._now - connection.since < QUICK
         if not connection.served:
             connection.served, self._failures = True, 0
-        self._jobs.answered(mail, Outcome(mail.key, "accepted", reference(words)))
+        self._jobs.settle(mail, outcome)
 
     def _hear(self, connection: _Connection, reply: Reply) -> None:
         """One reply, matched to its command."""
@@ -646,7 +684,9 @@ class Engine:
             raise ProtocolError(f"the server is out of step: it took a message before its end: {reply}")
         connection.sent = None
         if means == "accepted":
-            self._taken(connection, mail, reply.text)
+            outcome = Outcome(mail.key, "accepted", reference(reply.text))
+            mail.job.recorder.answered(outcome)
+            self._taken(connection, mail, outcome)
         elif means == "rejected":
             self._jobs.reject(mail.job, f"{reply}{_HINT}")
             self._jobs.answered(mail, Outcome(key=mail.key, state="deferred", detail=str(reply)))
@@ -658,6 +698,7 @@ class Engine:
             self._discard(connection)
 
 
+_outcome = tuple.__new__  # without the two calls that a named tuple takes
 _HINT = "; this is about the sender, the account or the message, not about a recipient: mend it there"
 
 

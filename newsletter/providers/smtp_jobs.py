@@ -9,10 +9,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from newsletter.envelope import Envelope, Recipient
-from newsletter.errors import AddressError, HeaderError, ProviderError, ProviderRejected
+from newsletter.envelope import Envelope, Recipient, Sealed
+from newsletter.errors import ProviderError, ProviderRejected
 from newsletter.providers import Outcome, Recorder
 from newsletter.providers.smtp_wire import Offers
 
@@ -28,18 +28,20 @@ class Letter:
     commands: bytes  # MAIL, RCPT and DATA, to be filled with key and address
     utf8_commands: bytes  # the same for a message that needs SMTPUTF8
     utf8: bool  # every message needs it, for the sender's sake
-    ahead: int  # how many messages are made at once
     urgent: bool
 
 
 class Job:
-    """One call of `send`; the engine's own until `done` is set, but for `over`."""
+    """One call of `send`; the engine's own until `done` is set, but for `over`.
+
+    Making it seals all its messages, in the thread that calls `send`. They hold little: most of a message's pieces are
+    the edition's. Raises `InputError` when a recipient lacks the value of a slot.
+    """
 
     def __init__(self, letter: Letter, recipients: Sequence[Recipient], recorder: Recorder) -> None:
         self.letter, self.recipients, self.recorder = letter, recipients, recorder
         self.outcomes: list[Outcome | None] = [None] * len(recipients)
-        self.place = 0  # of the next recipient
-        self.sealed: deque[Mail] = deque()  # made ahead, or come back from a connection that broke
+        self.sealed: deque[Mail] = deque()  # not taken by a connection yet, or come back from one that broke
         self.tries: dict[int, int] = {}  # place → connections that broke
         self.flying = 0  # recipients in the hands of a connection
         self.queued = False
@@ -47,16 +49,24 @@ class Job:
         self.stopped = False  # … since the worker stops: who is left over is deferred
         self.failure: ProviderError | None = None
         self.done = threading.Event()
+        sealed = letter.envelope.seal_all(recipients, date=datetime.now(UTC))
+        for place, (recipient, message) in enumerate(zip(recipients, sealed, strict=True)):
+            key = recipient.key
+            if not isinstance(message, Sealed):
+                self.outcomes[place] = Outcome(key, "refused", detail=str(message))
+                continue
+            pieces, address, utf8 = message
+            envelope = (letter.utf8_commands if utf8 else letter.commands) % (key.encode(), address.encode())
+            self.sealed.append(Mail(self, place, key, pieces, envelope, utf8, sum(map(len, pieces))))
 
     @property
     def waiting(self) -> int:
         """How many recipients no connection has taken yet."""
-        return len(self.recipients) - self.place + len(self.sealed)
+        return len(self.sealed)
 
     def end(self) -> None:
         """Nobody else is taken from it."""
         self.over = True
-        self.place = len(self.recipients)
         self.sealed.clear()
 
     def known(self) -> tuple[Outcome, ...]:
@@ -70,9 +80,10 @@ class Mail:
     job: Job
     place: int  # of its recipient and outcome
     key: str
-    body: bytes  # emptied once written
+    pieces: tuple[bytes, ...]  # the message, without the final dot
     commands: bytes
     utf8: bool  # needs SMTPUTF8
+    size: int  # of the message, in octets
 
 
 class Jobs:
@@ -86,7 +97,6 @@ class Jobs:
         self.urgent: deque[Job] = deque()
         self.bulk: deque[Job] = deque()
         self.finished: list[Job] = []  # not told yet
-        self._touched: set[Recorder] = set()  # recorders with answers that may not be written yet
 
     def __bool__(self) -> bool:
         """Whether somebody may be waiting; `pull` knows for sure."""
@@ -105,47 +115,27 @@ class Jobs:
             else:
                 queue.append(job)
 
-    def pull(self, offers: Offers, date: datetime) -> Mail | None:
-        """The next message for a connection whose server offers this, sealed; None when nobody waits.
+    def pull(self, offers: Offers) -> Mail | None:
+        """The next message for a connection whose server offers this; None when nobody waits.
 
-        Recipients for whom no message can be made, or none that this server takes, are answered for on the way.
+        Recipients whose message this server does not take are answered for on the way.
         """
         while queue := self.urgent or self.bulk:
             job = queue[0]
             if job.sealed:
                 mail = job.sealed.popleft()
-                if (not mail.utf8 and not offers.size) or self._carries(offers, mail):
+                if (not mail.utf8 and mail.size <= offers.size) or self._carries(offers, mail):
                     job.flying += 1
                     return mail
-            elif job.place < len(job.recipients):
-                self._seal(job, date)
             else:
                 queue.popleft()
                 job.queued = False
         return None
 
-    def _seal(self, job: Job, date: datetime) -> None:
-        """Makes the next messages, several at once: one alone between two writes costs twice that, with cold caches."""
-        letter = job.letter
-        seal, wire_address = letter.envelope.seal, letter.envelope.wire_address
-        first, job.place = job.place, min(job.place + letter.ahead, len(job.recipients))
-        for place in range(first, job.place):
-            recipient = job.recipients[place]
-            try:
-                body = seal(recipient, date=date)
-                address, utf8 = wire_address(recipient)
-            except (AddressError, HeaderError) as error:
-                job.outcomes[place] = Outcome(key=recipient.key, state="refused", detail=str(error))
-                continue
-            key = recipient.key
-            commands = (letter.utf8_commands if utf8 else letter.commands) % (key.encode(), address.encode())
-            job.sealed.append(Mail(job, place, key, body, commands, utf8))
-        self._check(job)
-
     def _carries(self, offers: Offers, mail: Mail) -> bool:
         """Whether the server takes this message; if not, it is answered for."""
-        job, size = mail.job, len(mail.body)
-        if offers.size and size > offers.size:
+        job, size = mail.job, mail.size
+        if size > offers.size:
             self.reject(
                 job,
                 f"the message has {size:,} bytes and the server takes {offers.size:,}; make it smaller (images: link "
@@ -175,7 +165,6 @@ class Jobs:
         """The fate of a message whose leaving the recorder was told of."""
         job = mail.job
         job.recorder.answered(outcome)
-        self._touched.add(job.recorder)
         job.outcomes[mail.place] = outcome
         job.flying -= 1
         if not job.flying:
@@ -223,20 +212,8 @@ class Jobs:
             job.outcomes = [had or Outcome(key=each.key, state="deferred", detail=STOPPING) for each, had in pairs]
         self.finished.append(job)
 
-    def write_others(self, job: Job) -> None:
-        """The answers of other jobs, before a message of this one leaves: at most one message of a connection may be
-        without an answer on the disk."""
-        for recorder in self._touched:
-            if recorder is not job.recorder:
-                recorder.flush()
-
     def tell(self) -> None:
-        """Before anything is waited for: answers go into the recorders, then finished jobs to those who wait."""
-        try:
-            while self._touched:
-                self._touched.pop().flush()
-        except OSError:  # the disk is full: no other message will leave, and these answers are in hand
-            pass
+        """Wakes those who wait for a job that has come to its end."""
         for job in self.finished:
             job.done.set()
         self.finished.clear()

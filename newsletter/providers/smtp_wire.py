@@ -7,6 +7,7 @@ status codes).
 from __future__ import annotations
 
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Generator
 from typing import Literal, NamedTuple
@@ -184,7 +185,7 @@ class Offers(NamedTuple):
     starttls: bool = False
     smtputf8: bool = False
     eight_bit: bool = False
-    size: int = 0  # octets that a message may have; 0: the server does not say
+    size: int = sys.maxsize  # octets that a message may have
     auth: frozenset[str] = frozenset()
 
 
@@ -199,7 +200,7 @@ def offers(reply: Reply) -> Offers:
         starttls="STARTTLS" in words,
         smtputf8="SMTPUTF8" in words,
         eight_bit="8BITMIME" in words,
-        size=int(size) if size.isdecimal() and size.isascii() and len(size) < 16 else 0,
+        size=(int(size) if size.isdecimal() and size.isascii() and len(size) < 16 else 0) or sys.maxsize,
         auth=frozenset(words.get("AUTH", ())),
     )
 

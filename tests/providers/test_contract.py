@@ -169,18 +169,23 @@ class Spy(Recorder):
         self.outcomes: dict[str, Outcome] = {}
         self._stop_after, self._once = stop_after, threading.Lock()
 
-    def leaving(self, key: str) -> bool:
+    def leaving(self, key: str, *, answered: Outcome | None = None) -> bool:
         with self._once:
+            if answered:
+                self._note(answered)
             if self._stop_after is not None and self.left >= self._stop_after:
                 self.lease.stopping = True
-            may = super().leaving(key)
+            may = super().leaving(key, answered=answered)
             self.told.append(("leaving" if may else "stopped", key))
             return may
 
     def answered(self, outcome: Outcome) -> None:
+        self._note(outcome)
+        super().answered(outcome)
+
+    def _note(self, outcome: Outcome) -> None:
         self.told.append(("answered", outcome.key))
         self.outcomes[outcome.key] = outcome
-        super().answered(outcome)
 
     def keys(self, what: str) -> list[str]:
         return [key for word, key in self.told if word == what]
@@ -316,7 +321,7 @@ def test_a_stop_in_the_middle_finishes_what_is_in_hand_and_begins_nothing(way: W
 def test_a_recorder_that_cannot_be_written_lets_nothing_leave(
     way: Way, recorder: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(key: str) -> bool:
+    def full(key: str, *, answered: Outcome | None = None) -> bool:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(recorder, "leaving", full)

@@ -67,7 +67,9 @@ class Notes:
         self.most, self.check = most, check
         self.left = 0
 
-    def leaving(self, key: str) -> bool:
+    def leaving(self, key: str, *, answered: Outcome | None = None) -> bool:
+        if answered:
+            self.answered(answered)
         if self.left >= self.most:
             return False
         self.check(key)
@@ -77,10 +79,6 @@ class Notes:
 
     def answered(self, outcome: Outcome) -> None:
         self.told.append((outcome.state, outcome.key))
-
-    def flush(self) -> None:
-        if self.told and self.told[-1][0] not in ("flush", "leaving"):
-            self.told.append(("flush", ""))
 
     def of(self, key: str) -> list[str]:
         return [what for what, whom in self.told if whom == key]
@@ -289,13 +287,14 @@ def test_an_edition_that_cannot_be_written_is_rejected_or_an_input_error() -> No
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the engine writes, one element for each system call."""
     written: list[bytes] = []
-    write = engine.Engine._write
+    write = engine.Engine._write_all
 
-    def spy(self: engine.Engine, connection: Any, octets: bytes, more: bytes = b"") -> None:
-        written.append(octets + more)
-        write(self, connection, octets, more)
+    def spy(self: engine.Engine, connection: Any, pieces: tuple[bytes, ...], size: int) -> None:
+        written.append(b"".join(pieces))
+        assert size == len(written[-1])
+        write(self, connection, pieces, size)
 
-    monkeypatch.setattr(engine.Engine, "_write", spy)
+    monkeypatch.setattr(engine.Engine, "_write_all", spy)
     return written
 
 
@@ -512,8 +511,7 @@ def test_the_recorder_is_told_before_the_first_octet_and_after_the_answer() -> N
         sizes = [len(taken.message) + 3 for taken in server.taken]
     assert counts == [(0, 0), (1, sizes[0]), (2, sum(sizes[:2]))]
     expected = [(what, f"r{number}") for number in range(3) for what in ("leaving", "accepted")]
-    assert [each for each in notes.told if each[0] != "flush"] == expected
-    assert notes.told[-1] == ("flush", "")
+    assert notes.told == expected
 
 
 def test_when_send_returns_the_recorder_file_holds_every_answer(tmp_path: Path) -> None:
@@ -522,7 +520,7 @@ def test_when_send_returns_the_recorder_file_holds_every_answer(tmp_path: Path) 
     with SmtpServer(RCPT=[b"550 no\r\n"]) as server, way_out(server, connections=3) as provider:
         outcomes = provider.send(BULK, crowd(40), recorder)
         text = recorder.path.read_text()
-    os.close(recorder._file)
+    recorder.close()
     assert text.count("\n>") == 39
     evidence = read_evidence(recorder.path)
     assert evidence is not None

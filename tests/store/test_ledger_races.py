@@ -739,12 +739,12 @@ def test_a_recorder_that_cannot_be_begun_keeps_neither_a_file_nor_a_lock(
     """The disk is full at its first line."""
     lease = Lease(batch=7, epoch=1, until=time.time() + LEASE)
 
-    def full(file: int, octets: bytes) -> int:
+    def full(file: int, octets: bytes, at: int) -> int:
         raise OSError(28, "No space left on device")
 
     before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as disk:
-        disk.setattr(os, "write", full)
+        disk.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="No space"):
             Recorder(world.config.recorders, lease, store="x", owner="y")
     with closing(Recorder(world.config.recorders, lease, store="x", owner="y")):

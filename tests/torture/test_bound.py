@@ -27,11 +27,13 @@ class Watched(Recorder):
         self._others = others
         others.append(self)
 
-    def leaving(self, key: str) -> bool:
+    def leaving(self, key: str, *, answered: Outcome | None = None) -> bool:
         for other in self._others:
             if other is not self:
                 written = other.path.read_text("utf-8")
                 self.unwritten += [each for each in other.told if f"<{each}\t" not in written]
+        if answered:
+            self.answered(answered)
         return super().leaving(key)
 
     def answered(self, outcome: Outcome) -> None:
