@@ -260,16 +260,15 @@ class Dispatcher:
         if not down and not rejected:
             self._up()
         open_still = recorder.lease.open()
-        results: list[tuple[int, Outcome]] = []
-        answered = set()
-        for outcome in outcomes:
-            if outcome.state == "deferred" and not open_still:
-                continue  # not a provider's word: we stopped before it left
-            answered.add(outcome.key)
-            results.append((ids[outcome.key], outcome))
+        if open_still and [outcome.key for outcome in outcomes] == [*ids]:  # as a rule: one for each, in their order
+            answered, results = {*ids}, tuple(zip(ids.values(), outcomes, strict=True))
+        else:
+            heard = [outcome for outcome in outcomes if open_still or outcome.state != "deferred"]
+            # A deferral after the lease is not a provider's word: we stopped before it left.
+            answered, results = {each.key for each in heard}, tuple((ids[each.key], each) for each in heard)
         self._count(len(answered))
         return _Sent(
-            results=tuple(results),
+            results=results,
             not_handed_over=tuple(id for key, id in ids.items() if key not in answered),
             paused=rejected,
             halt=down or bool(rejected) or not open_still,

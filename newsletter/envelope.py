@@ -28,11 +28,21 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from newsletter.errors import AddressError, Finding, HeaderError, InputError
-from newsletter.headers import CONTROL, addr_spec, addr_specs, list_id, mailbox_header, subject_header
+from newsletter.headers import (
+    CONTROL,
+    addr_spec,
+    addr_specs,
+    lines_of,
+    list_id,
+    mailbox_header,
+    plain_to_headers,
+    subject_header,
+)
 from newsletter.quoted import PLAIN_URL, PLAIN_VALUE, plain_values, quoted_markup_value, quoted_text, quoted_value
 from newsletter.rendering.edition import SLOT, SLOTS, URL_SLOTS, Edition, Image, Mailbox
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KEY_LINES = re.compile(rf"(?:{_KEY.pattern}\n)*")
 _EDITION_KEY = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # a dot-atom: it opens the Message-ID
 _URL = re.compile(r"(?:https?://|mailto:)[A-Za-z0-9\-._~:/?#\[\]@!$&()*+,;=%]+")  # RFC 3986 without the apostrophe
 _MAX_HEADER_LINE = 998
@@ -134,26 +144,38 @@ class Envelope:
             return cells
 
         columns: list[Iterable[bytes]] = [repeat(piece) for piece in self._pieces]
-        columns[_KEYS[0]] = columns[_KEYS[1]] = column(_key, b"", recipients)
+        keys = lines_of([recipient.key for recipient in recipients], _KEY_LINES)
+        columns[_KEYS[0]] = columns[_KEYS[1]] = keys.encode().split() if keys else column(_key, b"", recipients)
+        links: list[bytes] | None = None
         for slot, (in_text, in_html) in self._fills.items():
             plain = plain_values([recipient.slots[slot] for recipient in recipients], url=slot in URL_SLOTS)
             markup = plain or []
             if plain is None:
                 both = column(_value, (b"", b""), recipients, repeat(slot))
                 plain, markup = [cell for cell, _ in both], [cell for _, cell in both]
+            elif slot == "UNSUBSCRIBE_URL":
+                links = plain
             for place in in_text:
                 columns[place] = plain
             for place in in_html:
                 columns[place] = markup
         columns[_DATE] = repeat(self._date_of(date))
         addresses = addr_specs([recipient.address for recipient in recipients])
+        utf8: Iterable[bool] = repeat(self._utf8)
         if addresses is None:
             addresses = column(_address, "", recipients)
-        columns[_TO] = column(_to, b"", recipients, addresses)
-        columns[_LIST] = column(self._list_unsubscribe, b"", recipients) if self._bulk else repeat(b"\r\n")
-        messages = zip(zip(*columns, strict=False), addresses, strict=True)  # most columns have no end
-        sealed = [Sealed(pieces, address, self._utf8 or not address.isascii()) for pieces, address in messages]
-        return [faults.get(place) or each for place, each in enumerate(sealed)]
+            utf8 = [self._utf8 or not address.isascii() for address in addresses]
+        names = [recipient.name for recipient in recipients]
+        columns[_TO] = plain_to_headers(names, addresses) or column(_to, b"", recipients, addresses)
+        if self._bulk:
+            columns[_LIST] = self._plain_list_unsubscribe(links) or column(self._list_unsubscribe, b"", recipients)
+        else:
+            columns[_LIST] = repeat(b"\r\n")
+        rows = zip(*columns, strict=False)  # most columns have no end, but that of the addresses has
+        sealed: list[Sealed | AddressError | HeaderError] = list(map(Sealed, rows, addresses, utf8))
+        for place, fault in faults.items():
+            sealed[place] = fault
+        return sealed
 
     def check_slots(self, recipients: Iterable[Recipient]) -> None:
         """Raises `InputError` when a recipient lacks a value for a slot that the edition uses.
@@ -198,6 +220,18 @@ class Envelope:
         if url.startswith("https:"):
             lines += "\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click"
         return f"{lines}\r\n".encode()
+
+    def _plain_list_unsubscribe(self, links: list[bytes] | None) -> list[bytes] | None:
+        """`_list_unsubscribe` of each when all are plain https: links that end in plain tokens; else None."""
+        if links is None or b"http://" in b"\n".join(links):
+            return None
+        tokens = [link.rpartition(b"/")[2] for link in links]
+        if not all(tokens) or b"".join(tokens).translate(None, _UNRESERVED_OCTETS):
+            return None
+        mailto = f",\r\n <mailto:{self._unsubscribe_mailto}?subject=unsubscribe-".replace("%", "%%")
+        mailto = f"{mailto}%b>" if self._unsubscribe_mailto else "%.0b"
+        lines = f"\r\nList-Unsubscribe: <%b>{mailto}\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n".encode()
+        return [lines % pair for pair in zip(links, tokens, strict=True)]
 
     def _add_body(self, edition: Edition) -> None:
         seed = hashlib.sha256(f"{edition.key}\n{edition.html}\n{edition.text}".encode()).hexdigest()[:24]
@@ -367,6 +401,7 @@ def _last_segment(url: str) -> str:
 
 
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]+")  # RFC 3986 §2.3
+_UNRESERVED_OCTETS = bytes(octet for octet in range(128) if _UNRESERVED.fullmatch(chr(octet)))
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------

@@ -44,14 +44,31 @@ def addr_spec(address: str) -> str:
     return f"{local}@{host}"
 
 
+def lines_of(values: Sequence[str], pattern: re.Pattern[str]) -> str:
+    """The values, a line each, when they have no line end and the pattern matches all the lines; else "".
+
+    One match for many values takes a fraction of the time of many matches.
+    """
+    lines = "\n".join([*values, ""])
+    return lines if lines.count("\n") == len(values) and pattern.fullmatch(lines) else ""
+
+
 def addr_specs(addresses: Sequence[str]) -> list[str] | None:
     """`addr_spec` of each when they are all of the plain kind that goes out as it was typed; else None."""
-    return list(addresses) if _PLAIN_ADDRESSES.fullmatch("".join([f"{each}\n" for each in addresses])) else None
+    return list(addresses) if lines_of(addresses, _PLAIN_ADDRESS_LINES) else None
+
+
+def plain_to_headers(names: Sequence[str], addresses: Sequence[str]) -> list[bytes] | None:
+    """`mailbox_header` of each as To, encoded, when no name needs quoting, encoding or folding; else None."""
+    longest = max(map(len, names), default=0) + max(map(len, addresses), default=0)
+    if longest >= 60 or "=?" in (lines := lines_of(names, _ATOM_LINES)) or not lines:
+        return None
+    return [f"To: {name} <{address}>\r\n".encode() for name, address in zip(names, addresses, strict=True)]
 
 
 # What most addresses are, and short enough for every limit below: a seal asks for these first.
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9_+-]{1,31}(?:\.[A-Za-z0-9_+-]{1,31})?@(?:[a-z0-9]{1,60}\.){1,2}[a-z]{2,60}")
-_PLAIN_ADDRESSES = re.compile(rf"(?:{_PLAIN_ADDRESS.pattern}\n)*")
+_PLAIN_ADDRESS_LINES = re.compile(rf"(?:{_PLAIN_ADDRESS.pattern}\n)*")
 _ATEXT = r"[^\x00-\x20()<>\[\]:;@\\,.\"\x7f-\x9f\s\ud800-\udfff]+"  # RFC 5322 §3.2.3 with RFC 6532 §3.2
 _LOCAL = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
 _HOST = re.compile(r"(?!.*\.[0-9]+\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -103,6 +120,7 @@ def _break_before(word: str, used: int) -> str:
 
 _PLAIN_TEXT = re.compile(r"[!-~]{1,60}(?: [!-~]{1,60})*")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,60}(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,60})*")
+_ATOM_LINES = re.compile(rf"(?:{_ATOMS.pattern}\n)*")
 _PRINTABLE = re.compile(r"[ -~]+")
 
 

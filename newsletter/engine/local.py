@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -46,6 +47,7 @@ def run(
         lease=lease,
     )
     dispatcher.start()
+    gc.freeze()  # what was imported stays: looking through it again and again cost more than what is looked for
     beat = min(HEARTBEAT, lease / 6)
     tidied = 0.0
     try:
@@ -81,6 +83,7 @@ def run(
                     raise
                 connection.close()
         provider.close()
+        gc.unfreeze()
     return dispatcher.progress
 
 

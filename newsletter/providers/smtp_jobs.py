@@ -70,7 +70,7 @@ class Job:
         self.sealed.clear()
 
     def known(self) -> tuple[Outcome, ...]:
-        return tuple(outcome for outcome in self.outcomes if outcome)
+        return tuple([outcome for outcome in self.outcomes if outcome])
 
 
 @dataclass(slots=True, eq=False)

@@ -210,20 +210,20 @@ def _answers(results: Iterable[tuple[int, Outcome]]) -> tuple[int, int]:
     return states.count("accepted") + refused, refused
 
 
-def _write_results(cursor: Any, epoch: int, results: Iterable[tuple[int, Outcome]], now: float) -> None:
+def _write_results(cursor: Any, epoch: int, results: Sequence[tuple[int, Outcome]], now: float) -> None:
     """The outcomes of deliveries that are sending, or in doubt, under this epoch; others stay as they are."""
     tired: dict[int, int] = {}  # how often a deferred one was tried
     deferred = [id for id, outcome in results if outcome.state == "deferred"]
     for part in _parts(deferred):
         cursor.execute(f"SELECT id, attempts FROM delivery WHERE id IN ({', '.join(['%s'] * len(part))})", part)
         tired |= dict(cursor.fetchall())
-    accepted: dict[int, str] = {}  # id → provider_ref; nearly all of them, as a rule
+    # Nearly all of them, as a rule: id → provider_ref.
+    accepted = {id: ref for id, (_, state, ref, detail) in results if state == "accepted" and not detail}
     others: list[_Written] = []
-    for id, outcome in results:
-        state, detail, not_before = outcome.state, outcome.detail, 0.0
-        if state == "accepted" and not detail:
-            accepted[id] = outcome.provider_ref
+    for id, outcome in results if len(accepted) < len(results) else ():
+        if id in accepted:
             continue
+        state, detail, not_before = outcome.state, outcome.detail, 0.0
         if state == "deferred":
             attempts = tired.get(id, 1)
             if attempts >= MAX_ATTEMPTS:
@@ -254,7 +254,7 @@ def _write_accepted(cursor: Any, epoch: int, refs: dict[int, str], now: float) -
     mine = "epoch = %s AND delivery.state IN ('sending', 'in_doubt')"
     postgresql = connection.vendor == "postgresql"
     common = next(iter(refs.values()))
-    if all(ref == common for ref in refs.values()):
+    if set(refs.values()) == {common}:
         among = "= ANY(%s)" if postgresql else "IN (SELECT value FROM json_each(%s))"
         ids = list(refs)
         cursor.execute(
