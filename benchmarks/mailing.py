@@ -1,11 +1,16 @@
 """What a mailing costs from the first recipient to the last: through the ledger, over SMTP, into postfix's smtp-sink.
 
     PYTHONPATH=. python benchmarks/mailing.py [RECIPIENTS] [--database sqlite|postgresql] [--connections N]
-        [--late MILLISECONDS] [--hanging] [--tls] [--size OCTETS]
+        [--late MILLISECONDS] [--hanging] [--tls] [--size OCTETS] [--people]
 
 Prints µs of CPU of the worker process per message (writing the recipients down is counted on its own), the peak of its
 resident memory, messages per second, and on PostgreSQL the CPU of the server. `--late` answers every command that late
 from a server of our own, `--hanging` lets one of its connections never answer, `--tls` speaks STARTTLS to it.
+`--people` lets a thousand members leave in the middle and posts three confirmations: it prints for how long any of the
+first got mail, and how long a confirmation waited.
+
+Before that it prints what `smtp-source`, Postfix's own generator in C, takes for a message of this size into the same
+kind of sink: machines differ, and one machine differs from hour to hour.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from audience import add_people, editions
+from audience import add_people, edition, editions
 from databases import PostgreSQL
 from newsletter.config import Config, load_config
 from newsletter.settings import configure
@@ -50,15 +55,20 @@ def main() -> None:
     parser.add_argument("--hanging", action="store_true")
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--size", type=int, default=48_000)
+    parser.add_argument("--people", action="store_true")
     asked = parser.parse_args()
     server = PostgreSQL(durable=True) if asked.database == "postgresql" else None
     root = Path(tempfile.mkdtemp(prefix="newsletter-bench-"))
     port = _free_port()
     sink = _sink(port, root, asked)
+    if not (asked.late or asked.tls or asked.hanging):
+        print(f"smtp-source  {_smtp_source(port, asked):.1f} µs of CPU per message", flush=True)
     try:
         _prepare(root, port, asked, server)
         worker = subprocess.run(
-            [sys.executable, __file__, "--worker", str(root)], env={**os.environ, "PYTHONPATH": "."}, check=True
+            [sys.executable, __file__, "--worker", str(root), *["--people"] * asked.people],
+            env={**os.environ, "PYTHONPATH": "."},
+            check=True,
         )
         assert worker.returncode == 0
         if server:
@@ -98,7 +108,7 @@ def _prepare(root: Path, port: int, asked: argparse.Namespace, server: PostgreSQ
         server.sql("ANALYZE", "bench")
 
 
-def work(root: Path) -> None:
+def work(root: Path, *, people: bool = False) -> None:
     """The worker: opens the mailing, sends it, says what that took."""
     config: Config = load_config(root)
     configure(config)
@@ -113,6 +123,10 @@ def work(root: Path) -> None:
         pass
     opening, opening_seconds = _used() - began, time.monotonic() - begun
     provider = open_provider(config)
+    told: list[str] = []
+    crowd = threading.Thread(target=_people, args=(config, told))
+    if people:
+        crowd.start()
     began, begun = _used(), time.monotonic()
     progress = local.run(
         config, provider, stop=threading.Event(), until=lambda: mailings.find(1).state in ("finished", "paused")
@@ -125,6 +139,58 @@ def work(root: Path) -> None:
     print(f"sending      {cpu / total * 1e6:.1f} µs of CPU per message, {total / seconds:,.0f} messages/s")
     print(f"peak memory  {peak:.0f} MiB")
     print(f"ledger       {json.dumps(counts)} {progress.trouble}{mailings.find(1).reason}")
+    if people:
+        crowd.join()
+        print("\n".join(told))
+
+
+def _people(config: Config, told: list[str]) -> None:
+    """A thousand who leave while the mailing is sent, and three who sign up."""
+    from django.db import connection
+
+    from newsletter.store import models, subscribers
+    from newsletter.store.mailings import post
+
+    deliveries = models.Delivery.objects.filter(mailing=1)
+    while deliveries.filter(state="accepted").count() < 1000:
+        time.sleep(0.1)
+    waits = []
+    for number in range(3):
+        begun = time.time()
+        id = post(
+            edition(key="confirm", kind="transactional"),
+            key=f"confirm:{number}",
+            address=f"new{number}@example.org",
+            address_key=f"new{number}".encode(),
+            slots={"CONFIRM_URL": "https://news.example.org/c/1", "NAME": ""},
+            provider="smtp",
+        )
+        while models.Delivery.objects.get(pk=id).state != "accepted":
+            time.sleep(0.02)
+        waits.append(time.time() - begun)
+    waiting = deliveries.filter(state="pending").count()
+    told.append(f"one-off mail left after {max(waits):.1f} s at most, while {waiting:,} waited")
+    left: dict[int, float] = {}
+    for row in deliveries.filter(state="pending").order_by("pk")[:: max(1, waiting // 1000)]:
+        person = subscribers.find(config, row.address)
+        assert person
+        subscribers.unsubscribe(person, how="benchmark")
+        left[row.pk] = time.time()
+    while deliveries.filter(state__in=("pending", "sending")).exists():
+        time.sleep(0.5)
+    rows = deliveries.filter(pk__in=left, state="accepted").values_list("pk", "at")
+    late = [at - left[id] for id, at in rows]
+    told.append(f"left         {len(left):,}; {len(late)} of them had mail later, {max(late, default=0):.1f} s at most")
+    connection.close()
+
+
+def _smtp_source(port: int, asked: argparse.Namespace) -> float:
+    program = shutil.which("smtp-source") or "/usr/sbin/smtp-source"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = ["-m", "20000", "-s", str(asked.connections), "-l", str(asked.size), "-d", f"127.0.0.1:{port}"]
+    subprocess.run([program, *words], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 20000 * 1e6
 
 
 def _used() -> float:
@@ -178,6 +244,6 @@ def _sink(port: int, root: Path, asked: argparse.Namespace) -> subprocess.Popen[
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(Path(sys.argv[2]))
+        work(Path(sys.argv[2]), people="--people" in sys.argv)
     else:
         main()
