@@ -52,6 +52,7 @@ class Sink(asyncio.Protocol):
                 answers += b"250-STARTTLS\r\n" if Sink.context and not self.tls else b""
                 answers += b"250 ENHANCEDSTATUSCODES\r\n"
             elif verb == b"STAR":
+                self.transport.pause_reading()  # what comes now is for the encrypted transport, which resumes
                 self.transport.write(b"220 2.0.0 ready\r\n")
                 asyncio.get_running_loop().create_task(self.encrypt())
                 return
