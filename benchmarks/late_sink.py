@@ -23,6 +23,7 @@ class Sink(asyncio.Protocol):
         self.transport = transport
         if not hasattr(self, "held"):
             self.held, self.body, self.tls, self.hangs = b"", False, False, False
+            self.encrypting = False
             self.answer(b"220 late.example ESMTP\r\n")
 
     def answer(self, text: bytes) -> None:
@@ -33,6 +34,8 @@ class Sink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.held += data
+        if self.encrypting:  # the client may be faster than `encrypt`, which has no transport to answer on yet
+            return
         answers = b""
         while True:
             if self.body:
@@ -54,6 +57,7 @@ class Sink(asyncio.Protocol):
             elif verb == b"STAR":
                 self.transport.pause_reading()  # what comes now is for the encrypted transport, which resumes
                 self.transport.write(b"220 2.0.0 ready\r\n")
+                self.encrypting = True
                 asyncio.get_running_loop().create_task(self.encrypt())
                 return
             elif verb == b"MAIL" and Sink.hanging:
@@ -75,7 +79,8 @@ class Sink(asyncio.Protocol):
         self.tls = True
         transport = await asyncio.get_running_loop().start_tls(self.transport, self, Sink.context, server_side=True)
         assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport, self.encrypting = transport, False
+        self.data_received(b"")
 
 
 async def serve(port: int) -> None:
