@@ -1,13 +1,13 @@
 """What a mailing costs from the first recipient to the last: through the ledger, over SMTP, into postfix's smtp-sink.
 
     PYTHONPATH=. python benchmarks/mailing.py [RECIPIENTS] [--database sqlite|postgresql] [--connections N]
-        [--late MILLISECONDS] [--hanging] [--tls] [--size OCTETS] [--people]
+        [--late MILLISECONDS] [--hanging] [--tls] [--size OCTETS] [--people] [--opening]
 
 Prints µs of CPU of the worker process per message (writing the recipients down is counted on its own), the peak of its
 resident memory, messages per second, and on PostgreSQL the CPU of the server. `--late` answers every command that late
 from a server of our own, `--hanging` lets one of its connections never answer, `--tls` speaks STARTTLS to it.
 `--people` lets a thousand members leave in the middle and posts three confirmations: it prints for how long any of the
-first got mail, and how long a confirmation waited.
+first got mail, and how long a confirmation waited. `--opening` ends when the recipients are written down.
 
 Before that it prints what `smtp-source`, Postfix's own generator in C, takes for a message of this size into the same
 kind of sink: machines differ, and one machine differs from hour to hour.
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -56,17 +57,25 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--size", type=int, default=48_000)
     parser.add_argument("--people", action="store_true")
+    parser.add_argument("--opening", action="store_true")
     asked = parser.parse_args()
     server = PostgreSQL(durable=True) if asked.database == "postgresql" else None
     root = Path(tempfile.mkdtemp(prefix="newsletter-bench-"))
     port = _free_port()
     sink = _sink(port, root, asked)
-    if not (asked.late or asked.tls or asked.hanging):
+    if not (asked.late or asked.tls or asked.hanging or asked.opening):
         print(f"smtp-source  {_smtp_source(port, asked):.1f} µs of CPU per message", flush=True)
     try:
         _prepare(root, port, asked, server)
         worker = subprocess.run(
-            [sys.executable, __file__, "--worker", str(root), *["--people"] * asked.people],
+            [
+                sys.executable,
+                __file__,
+                "--worker",
+                str(root),
+                *["--people"] * asked.people,
+                *["--opening"] * asked.opening,
+            ],
             env={**os.environ, "PYTHONPATH": "."},
             check=True,
         )
@@ -108,20 +117,27 @@ def _prepare(root: Path, port: int, asked: argparse.Namespace, server: PostgreSQ
         server.sql("ANALYZE", "bench")
 
 
-def work(root: Path, *, people: bool = False) -> None:
+def work(root: Path, *, people: bool = False, only_opening: bool = False) -> None:
     """The worker: opens the mailing, sends it, says what that took."""
     config: Config = load_config(root)
     configure(config)
-    from newsletter import duties
     from newsletter.engine import local
     from newsletter.providers import open_provider
     from newsletter.store import ledger, mailings
 
     began = _used()
     begun = time.monotonic()
-    while duties.write_down_recipients(config):
-        pass
+    steps = [time.monotonic()]  # each a transaction, but for what comes before the first and after the last
+    while mailings.write_down(1):
+        steps.append(time.monotonic())
+    steps.append(time.monotonic())
+    longest = max(after - before for before, after in pairwise(steps))
     opening, opening_seconds = _used() - began, time.monotonic() - begun
+    audience = mailings.find(1).audience
+    print(f"opening      {opening / audience * 1e6:.1f} µs of CPU per recipient, {opening_seconds:.1f} s", end="")
+    print(f", the longest step {longest * 1000:.0f} ms", flush=True)
+    if only_opening:
+        return
     provider = open_provider(config)
     told: list[str] = []
     crowd = threading.Thread(target=_people, args=(config, told))
@@ -140,7 +156,6 @@ def work(root: Path, *, people: bool = False) -> None:
     counts = {state: count for state, count in ledger.tally(1).items() if count}
     total = sum(counts.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"opening      {opening / total * 1e6:.1f} µs of CPU per recipient, {opening_seconds:.1f} s")
     print(f"sending      {cpu / total * 1e6:.1f} µs of CPU per message, {total / seconds:,.0f} messages/s")
     at, answered = next(mark for mark in marks if mark[1] >= 0.98 * total) if total > 10_000 else marks[-1]
     print(f"pace         {answered / at:,.0f} messages/s until 98 % had an answer")
@@ -173,6 +188,7 @@ def _people(config: Config, told: list[str]) -> None:
             slots={"CONFIRM_URL": "https://news.example.org/c/1", "NAME": ""},
             provider="smtp",
         )
+        assert id
         while models.Delivery.objects.get(pk=id).state != "accepted":
             time.sleep(0.02)
         waits.append(time.time() - begun)
@@ -253,6 +269,6 @@ def _sink(port: int, root: Path, asked: argparse.Namespace) -> subprocess.Popen[
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(Path(sys.argv[2]), people="--people" in sys.argv)
+        work(Path(sys.argv[2]), people="--people" in sys.argv, only_opening="--opening" in sys.argv)
     else:
         main()
