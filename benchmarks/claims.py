@@ -75,7 +75,7 @@ def _grow(size: int) -> None:
 
     from newsletter.store import mailings, models
 
-    while (there := _count()) < size:
+    for there in range(_count(), size, FRESH):  # counted once: it takes as long as the table is
         part = min(FRESH, size - there)
         with transaction.atomic(), connection.cursor() as cursor:
             round = models.Round.objects.create(issue=f"old-{there}", number=1)
