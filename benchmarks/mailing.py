@@ -127,15 +127,16 @@ def work(root: Path, *, people: bool = False, only_opening: bool = False) -> Non
 
     began = _used()
     begun = time.monotonic()
-    steps = [time.monotonic()]  # each a transaction, but for what comes before the first and after the last
+    steps = [time.monotonic()]  # after each write transaction
     while mailings.write_down(1):
         steps.append(time.monotonic())
     steps.append(time.monotonic())
-    longest = max(after - before for before, after in pairwise(steps))
+    # Before the first PostgreSQL is asked for statistics, and the last only counts.
+    longest = max((after - before for before, after in pairwise(steps[1:-1])), default=0.0)
     opening, opening_seconds = _used() - began, time.monotonic() - begun
     audience = mailings.find(1).audience
     print(f"opening      {opening / audience * 1e6:.1f} µs of CPU per recipient, {opening_seconds:.1f} s", end="")
-    print(f", the longest step {longest * 1000:.0f} ms", flush=True)
+    print(f", the longest transaction {longest * 1000:.0f} ms", flush=True)
     if only_opening:
         return
     provider = open_provider(config)
