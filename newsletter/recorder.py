@@ -110,11 +110,10 @@ class Recorder:
         False: it must not leave, since the lease is over or the worker stops. Its outcome is then `deferred`, and
         nothing is written. `answered` is the fate of a message before, told in one stroke.
         """
-        lease = self.lease
         with self._lock:
             if answered:
                 self._late += _answer(answered)
-            if lease.stopping or time() >= lease.until - lease.margin:
+            if not self.lease.open():
                 self._catch_up()
                 return False
             lines = b"%b>%b\n" % (self._late, key.encode())

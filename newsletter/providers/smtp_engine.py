@@ -52,6 +52,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to connect
 LONG_PAUSE = 60.0  # the same while other connections work: the server takes no more of them
 ADDRESS_WAIT = 10.0  # seconds for one of a server's addresses while others are left
 NAMES_KEPT = 60.0  # seconds for which addresses are used before the server's name is looked up again
+MOST_PIECES = 1000  # for one sendmsg; the system's limit, IOV_MAX, is 1024 on Linux and on macOS
 SEND_BUFFER = 1 << 20  # octets: a whole message is then one system call, and its fate is known at once
 
 
@@ -418,7 +419,7 @@ class Engine:
         self._write(connection, b"QUIT\r\n")
 
     def _discard(self, connection: _Connection) -> None:
-        connection.closed = True
+        connection.closed, connection.steady = True, False
         self._connections.discard(connection)
         self._idle.discard(connection)
         self._poller.forget(connection.sock)
@@ -457,6 +458,8 @@ class Engine:
         """To be called when nothing of the server's is unread: its answers would be taken for those to this."""
         connection.since = self._now
         taken = 0
+        if len(pieces) > MOST_PIECES:  # of a message with hundreds of slots
+            pieces = (b"".join(pieces),)
         if not connection.encrypted:
             try:
                 taken = connection.sock.sendmsg(pieces)

@@ -280,6 +280,16 @@ def test_an_edition_that_cannot_be_written_is_rejected_or_an_input_error() -> No
         assert re.search("edition 2017-11-19", str(rejected))
 
 
+def test_a_message_of_more_slots_than_the_system_writes_at_once_arrives() -> None:
+    edition = replace(BULK, text=BULK.text + "@@NAME@@\n" * 1200)
+    with SmtpServer() as server, way_out(server) as provider:
+        outcomes = send(provider, crowd(3), edition=edition)
+    assert states(outcomes) == ["accepted"] * 3
+    for recipient, taken in zip(crowd(3), server.taken, strict=True):
+        dated = message_from_bytes(taken.message, policy=default)["Date"].datetime
+        assert taken.message == Envelope(edition).seal(recipient, date=dated.astimezone(UTC))
+
+
 # --- pipelining -------------------------------------------------------------------------------------------------------
 
 
