@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from newsletter.errors import ConfigError, Finding, Where
-from newsletter.shape import Field, Reading, Shape, Text, nearest, read_record, read_value
-from newsletter.source import Map, Scalar, parse, read_text
+from newsletter.shape import Field, Reading, Record, Shape, Text, nearest, read_record, read_value
+from newsletter.source import Map, Scalar, parse, read_text, visible
 
 FILE = "newsletter.yaml"
+
+# Messages per hour and per day. Sources: help.brevo.com (free plan), support.google.com/a/answer/166852 (Gmail sending
+# limits), and what providers of shared web space commonly allow.
+PLANS: Mapping[str, Mapping[str, int]] = {
+    "brevo-free": {"per_day": 300},
+    "google-workspace": {"per_day": 2000},
+    "shared-hosting": {"per_hour": 100},
+}
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
@@ -30,6 +38,69 @@ SENDER = Shape(
             help="A mailbox that takes unsubscribe requests by mail (the mailto: of List-Unsubscribe).",
         ),
     ),
+)
+
+WARM_UP = Shape(
+    name="warm-up",
+    fields=(
+        Field(name="first_day", kind="integer", required=True, help="How many messages may leave on the first day."),
+        Field(
+            name="growth",
+            kind="integer",
+            default=50,
+            help="How many percent more may leave on each further day, until the daily cap is reached. 1 to 1000.",
+        ),
+        Field(
+            name="days",
+            kind="integer",
+            default=30,
+            help="After so many days the warm-up is over, cap or no cap. 1 to 365.",
+        ),
+    ),
+)
+
+PACE = Shape(
+    name="pace",
+    fields=(
+        Field(
+            name="plan",
+            kind="choice",
+            choices=tuple(sorted(PLANS)),
+            help="The caps of a well-known plan: `brevo-free` 300 a day, `google-workspace` 2,000 a day, "
+            "`shared-hosting` 100 an hour. A cap beside it replaces the plan's.",
+        ),
+        Field(
+            name="per_second", kind="number", default=0.0, help="How many messages may leave in a second. 0: no limit."
+        ),
+        Field(
+            name="per_hour",
+            kind="integer",
+            default=0,
+            help="How many messages may leave in any 60 minutes. 0: no limit.",
+        ),
+        Field(
+            name="per_day", kind="integer", default=0, help="How many messages may leave in any 24 hours. 0: no limit."
+        ),
+        Field(
+            name="warm_up",
+            kind=WARM_UP,
+            help="A slow start, for a domain or an address from which mail providers have seen little yet.",
+            example="warm_up: {first_day: 200}",
+        ),
+        Field(
+            name="oneoff",
+            kind="integer",
+            default=10,
+            help="How many percent of every cap issues leave to single mail (confirmations, tests). 0 to 90.",
+        ),
+    ),
+)
+
+_PACE_FIELD = Field(
+    name="pace",
+    kind=PACE,
+    help="How much may leave, counted over all workers.",
+    example="pace: {per_hour: 100}",
 )
 
 SMTP = Shape(
@@ -59,6 +130,108 @@ SMTP = Shape(
             default="",
             help="A domain whose mail reaches you, such as `bounce.example.org`: each message gets a return path of "
             "its own under it, so that a bounce tells whose it is. Default: bounces go to the sender's address.",
+        ),
+        _PACE_FIELD,
+    ),
+)
+
+SENDGRID = Shape(
+    name="sendgrid",
+    fields=(
+        Field(
+            name="region",
+            kind="choice",
+            choices=("global", "eu"),
+            default="global",
+            help="Where the account is: `eu` sends through api.eu.sendgrid.com. The key is NEWSLETTER_SENDGRID_KEY.",
+        ),
+        Field(name="connections", kind="integer", default=8, help="How many requests are made at one time, 1 to 100."),
+        Field(name="timeout", kind="integer", default=60, help="How many seconds to wait for an answer."),
+        _PACE_FIELD,
+    ),
+)
+
+SERVICES = (
+    "brevo",
+    "mailersend",
+    "mailgun",
+    "mailjet",
+    "mailtrap",
+    "mandrill",
+    "postal",
+    "postmark",
+    "resend",
+    "scaleway",
+    "ses",
+    "sparkpost",
+    "unisender",
+)
+
+ANYMAIL = Shape(
+    name="anymail",
+    fields=(
+        Field(
+            name="service",
+            kind="choice",
+            choices=SERVICES,
+            required=True,
+            help="The mail service. Its key is NEWSLETTER_ANYMAIL_KEY; NEWSLETTER_ANYMAIL_SECRET is a second one, where the "
+            "service has two (mailjet, scaleway, ses).",
+        ),
+        Field(
+            name="domain",
+            kind="string",
+            default="",
+            help="The sending domain as the service knows it (mailgun). Default: that of the sender's address.",
+        ),
+        Field(
+            name="region",
+            kind="word",
+            default="",
+            help="Where the account is, for services that tell regions apart: `eu`, `us`, or one of Amazon's, such as "
+            "`eu-west-1`.",
+        ),
+        Field(name="url", kind="url", help="The address of the service's API, where it is your own (postal)."),
+        Field(
+            name="connections",
+            kind="integer",
+            default=16,
+            help="How many requests are made at one time, 1 to 100.",
+        ),
+        Field(name="timeout", kind="integer", default=60, help="How many seconds to wait for an answer."),
+        _PACE_FIELD,
+    ),
+)
+
+# A further way out: exactly one of them is there.
+WAY = Shape(
+    name="way out",
+    fields=(
+        Field(name="smtp", kind=SMTP, help="A mail server. Its password is NEWSLETTER_<NAME>_PASSWORD."),
+        Field(name="sendgrid", kind=SENDGRID, help="SendGrid. Its key is NEWSLETTER_<NAME>_KEY."),
+        Field(
+            name="anymail", kind=ANYMAIL, help="Another mail service. Its keys are NEWSLETTER_<NAME>_KEY and _SECRET."
+        ),
+        Field(name="outbox", kind="string", help="A folder on this machine."),
+    ),
+)
+
+DKIM = Shape(
+    name="dkim",
+    fields=(
+        Field(
+            name="selectors",
+            kind="word",
+            many=True,
+            required=True,
+            help="The names of the keys to sign with, as `newsletter dkim new` made them: an RSA key, and perhaps an "
+            "Ed25519 one beside it.",
+        ),
+        Field(
+            name="domain",
+            kind="string",
+            default="",
+            help="The domain that signs. Default: that of the sender's address, which DMARC wants.",
         ),
     ),
 )
@@ -142,10 +315,17 @@ CONFIG = Shape(
         ),
         Field(
             name="provider",
-            kind="choice",
-            choices=("outbox", "smtp"),
+            kind="word",
             default="outbox",
-            help="The way out for messages.",
+            help="The way out for messages: `outbox`, `smtp`, `sendgrid`, `anymail`, or a name of `providers`.",
+        ),
+        Field(
+            name="fallback",
+            kind="word",
+            many=True,
+            default=(),
+            help="The ways out to take, in this order, while `provider` cannot be reached.",
+            example="fallback: [relay]",
         ),
         Field(
             name="outbox",
@@ -158,6 +338,40 @@ CONFIG = Shape(
             kind=SMTP,
             help="The mail server of the smtp provider.",
             example="smtp: {host: smtp.example.org, username: news}",
+        ),
+        Field(
+            name="sendgrid",
+            kind=SENDGRID,
+            help="The account of the sendgrid provider. May be left out: its key is NEWSLETTER_SENDGRID_KEY.",
+            example="sendgrid: {region: eu}",
+        ),
+        Field(
+            name="anymail",
+            kind=ANYMAIL,
+            help="The mail service of the anymail provider, which needs `pip install 'newsletter[anymail]'`.",
+            example="anymail: {service: postmark}",
+        ),
+        Field(
+            name="providers",
+            kind=WAY,
+            keyed=True,
+            default={},
+            help="Further ways out by name, for `provider` and `fallback`.",
+            example="providers: {relay: {smtp: {host: relay.example.org}}}",
+        ),
+        Field(
+            name="dkim",
+            kind=DKIM,
+            help="Sign what leaves by SMTP. The keys are in subscribers/dkim.",
+            example="dkim: {selectors: [s1]}",
+        ),
+        Field(
+            name="engine",
+            kind="choice",
+            choices=("local", "cluster"),
+            default="local",
+            help="Who does the work in the background. `local`: each worker does everything. `cluster`: workers on any "
+            "number of machines share it (PostgreSQL only, `pip install 'newsletter[postgres]'`).",
         ),
         Field(
             name="recorders",
@@ -207,7 +421,14 @@ ENVIRONMENT = (
         help="`postgresql://user:password@host/name`. Default: SQLite, in subscribers/newsletter.sqlite3.",
     ),
     Variable(name="NEWSLETTER_SMTP_PASSWORD", help="The password of the smtp provider's account."),
+    Variable(name="NEWSLETTER_SENDGRID_KEY", help="The API key of the sendgrid provider."),
+    Variable(name="NEWSLETTER_ANYMAIL_KEY", help="The API key (token, server token …) of the anymail provider."),
+    Variable(
+        name="NEWSLETTER_ANYMAIL_SECRET", help="The second key of the anymail provider, where its service has two."
+    ),
 )
+# Ways out of `providers` have such variables too, under their own names.
+_SECRETS = {"smtp": ("PASSWORD",), "sendgrid": ("KEY",), "anymail": ("KEY", "SECRET"), "outbox": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +437,27 @@ class Sender:
     address: str
     reply_to: str | None
     unsubscribe: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    first_day: int
+    growth: int = 50  # percent a day
+    days: int = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How many messages may leave through a way out, in any span of that length. 0: no limit."""
+
+    per_second: float = 0.0
+    per_hour: int = 0
+    per_day: int = 0
+    warm_up: WarmUp | None = None
+    oneoff: int = 10  # percent of every cap that issues leave to single mail
+
+    def __bool__(self) -> bool:
+        return bool(self.per_second or self.per_hour or self.per_day or self.warm_up)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +470,48 @@ class Smtp:
     timeout: int  # seconds
     bounces: str  # a domain, or ""
     password: str = field(default="", repr=False)
+    pace: Pace = Pace()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sendgrid:
+    region: Literal["global", "eu"] = "global"
+    connections: int = 8
+    timeout: int = 60  # seconds
+    key: str = field(default="", repr=False)
+    pace: Pace = Pace()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anymail:
+    service: str  # one of SERVICES
+    domain: str = ""
+    region: str = ""
+    url: str = ""
+    connections: int = 16
+    timeout: int = 60  # seconds
+    key: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
+    pace: Pace = Pace()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dkim:
+    selectors: tuple[str, ...]
+    domain: str  # "": that of the sender's address
+    keys: Path  # the folder of <selector>.pem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way out: its name in newsletter.yaml, and the settings of its kind; the path of an outbox."""
+
+    name: str
+    settings: Path | Smtp | Sendgrid | Anymail
+
+    @property
+    def pace(self) -> Pace:
+        return Pace() if isinstance(self.settings, Path) else self.settings.pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,9 +531,12 @@ class Config:
     base_url: str
     images: Literal["link", "embed"]
     list: str
-    provider: str
+    provider: str  # the name of the first of `ways`
     outbox: Path
+    ways: tuple[Way, ...] = ()  # in the order in which they are taken
     smtp: Smtp | None = None
+    dkim: Dkim | None = None
+    engine: Literal["local", "cluster"] = "local"
     recorders: Path = Path("subscribers/recorders")
     grace: int = 3600  # seconds
     retention: int = 730  # days; 0: for ever
@@ -263,6 +550,11 @@ class Config:
     @property
     def default_language(self) -> str:
         return self.languages[0]
+
+    @property
+    def route(self) -> str:
+        """The names of the ways out in their order, a comma between: what a mailing is opened to leave through."""
+        return ",".join(way.name for way in self.ways)
 
     @property
     def database(self) -> Path:
@@ -321,8 +613,12 @@ def load_config(root: Path, environ: Mapping[str, str] | None = None) -> Config:
             if reading.failed:  # each text would be judged by languages that are wrong themselves
                 raise ConfigError(reading.findings)
             record = read_record(node, CONFIG, reading)
-            variables = _environment(root, os.environ if environ is None else environ, reading)
             values = dict(record.values)
+            secrets = _secret_variables(values["providers"])
+            variables = _environment(root, os.environ if environ is None else environ, reading, secrets)
+            if values["engine"] == "cluster" and not variables.get("DATABASE_URL"):
+                help = "name a PostgreSQL database in DATABASE_URL, or leave `engine` out"
+                reading.report("value", record.marks["engine"], "engine: cluster needs PostgreSQL", help)
             _check_base_url(values["base_url"], "base_url", record.marks.get("base_url"), reading)
             _check_ways_out(values, record.marks, reading)
             if variables.get("NEWSLETTER_BASE_URL"):
@@ -351,6 +647,8 @@ def _config(
     remarks: tuple[Finding, ...],
 ) -> Config:
     sender = values["sender"]
+    ways = _ways(root, values, variables)
+    dkim = values["dkim"]
     return Config(
         root=root,
         title=values["title"],
@@ -367,7 +665,10 @@ def _config(
         list=values["list"],
         provider=values["provider"],
         outbox=root / values["outbox"],
-        smtp=_smtp(values["smtp"].values, variables) if values["smtp"] else None,
+        ways=tuple(ways[name] for name in dict.fromkeys((values["provider"], *values["fallback"]))),
+        smtp=_smtp(values["smtp"].values, variables, "SMTP") if values["smtp"] else None,
+        dkim=Dkim(**dkim.values, keys=root / "subscribers" / "dkim") if dkim else None,
+        engine=values["engine"],
         recorders=root / values["recorders"],
         grace=values["grace"],
         retention=values["retention"],
@@ -380,13 +681,56 @@ def _config(
     )
 
 
-def _smtp(values: Mapping[str, Any], variables: Mapping[str, str]) -> Smtp:
+def _ways(root: Path, values: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Way]:
+    """Every way out that newsletter.yaml tells of, by name; those of a kind's own name among them."""
+    kinds: dict[str, tuple[str, Any]] = {"outbox": ("outbox", values["outbox"]), "sendgrid": ("sendgrid", None)}
+    kinds |= {kind: (kind, values[kind]) for kind in ("smtp", "sendgrid", "anymail") if values[kind]}
+    for name, record in values["providers"].items():
+        kinds[name] = next((kind, value) for kind, value in record.values.items() if value)
+    return {name: Way(name=name, settings=_settings(root, name, *each, variables)) for name, each in kinds.items()}
+
+
+def _settings(
+    root: Path, name: str, kind: str, value: Any, variables: Mapping[str, str]
+) -> Path | Smtp | Sendgrid | Anymail:
+    if kind == "outbox":
+        return root.joinpath(value)
+    stem = secret_stem(name)
+    if kind == "smtp":
+        return _smtp(value.values, variables, stem)
+    settings = dict(value.values) if value else {}
+    settings["pace"] = _pace(settings.get("pace"))
+    settings["key"] = variables.get(f"NEWSLETTER_{stem}_KEY", "")
+    if kind == "sendgrid":
+        return Sendgrid(**settings)
+    return Anymail(
+        **{**settings, "url": settings["url"] or "", "secret": variables.get(f"NEWSLETTER_{stem}_SECRET", "")}
+    )
+
+
+def _smtp(values: Mapping[str, Any], variables: Mapping[str, str], stem: str) -> Smtp:
     security = values["security"]
     if security == "auto":
         security = "none" if values["host"] in LOOPBACK else "starttls"
     port = values["port"] or (465 if security == "tls" else 587)
-    password = variables.get("NEWSLETTER_SMTP_PASSWORD", "")
-    return Smtp(**{**values, "security": security, "port": port, "password": password})
+    password = variables.get(f"NEWSLETTER_{stem}_PASSWORD", "")
+    pace = _pace(values["pace"])
+    return Smtp(**{**values, "security": security, "port": port, "password": password, "pace": pace})
+
+
+def _pace(record: Record | None) -> Pace:
+    if record is None:
+        return Pace()
+    values = dict(record.values)
+    plan = values.pop("plan")
+    values |= {cap: number for cap, number in (PLANS[plan] if plan else {}).items() if cap not in record.marks}
+    warm_up = values.pop("warm_up")
+    return Pace(**values, warm_up=WarmUp(**warm_up.values) if warm_up else None)
+
+
+def secret_stem(name: str) -> str:
+    """The part of an environment variable's name that stands for a way out: "RELAY_2" for relay-2."""
+    return name.upper().replace("-", "_")
 
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -394,9 +738,15 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LINE = re.compile(r"""(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*("[^"]*"|'[^']*'|[^\s"'#].*?|)(?:\s+#.*)?""")
 
 
-def _environment(root: Path, environ: Mapping[str, str], reading: Reading) -> dict[str, str]:
+def _secret_variables(providers: Mapping[str, Record]) -> list[str]:
+    """The environment variables that the ways out of `providers` have."""
+    kinds = [(name, kind) for name, record in providers.items() for kind, value in record.values.items() if value]
+    return [f"NEWSLETTER_{secret_stem(name)}_{secret}" for name, kind in kinds for secret in _SECRETS[kind]]
+
+
+def _environment(root: Path, environ: Mapping[str, str], reading: Reading, secrets: Iterable[str]) -> dict[str, str]:
     """Our variables: those of .env, under those of the environment. Names of ours that do not exist are reported."""
-    known = [each.name for each in ENVIRONMENT]
+    known = [*(each.name for each in ENVIRONMENT), *secrets]
     found: dict[str, str] = {}
     path = root / ".env"
     places: dict[str, Where] = {}
@@ -448,19 +798,68 @@ def _is_postgresql(url: str) -> bool:
     return port != 0 and bool(re.match("postgres(ql)?://[^/]", url))
 
 
+_LONGEST_ROUTE = 64  # octets of Mailing.provider
+_WAY_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
+_RANGES = {
+    "smtp": (("port", 0, 65535), ("connections", 1, 100), ("timeout", 1, 3600)),
+    "sendgrid": (("connections", 1, 100), ("timeout", 1, 3600)),
+    "anymail": (("connections", 1, 100), ("timeout", 1, 3600)),
+    "pace": (("oneoff", 0, 90),),
+    "warm_up": (("first_day", 1, 10**9), ("growth", 1, 1000), ("days", 1, 365)),
+}
+
+
 def _check_ways_out(values: Mapping[str, Any], marks: Mapping[str, Where], reading: Reading) -> None:
-    if values["provider"] == "smtp" and not values["smtp"]:
-        help = "add smtp: {host: smtp.example.org}, see docs/settings.md"
-        reading.report("missing", marks["provider"], "provider: smtp needs the settings of `smtp`", help)
-    if values["smtp"]:
-        record = values["smtp"]
-        for name, least, most in (("port", 0, 65535), ("connections", 1, 100), ("timeout", 1, 3600)):
-            if not least <= record[name] <= most:
-                where = record.marks.get(name, record.where)
-                reading.report("value", where, f"smtp.{name}: {record[name]}", f"write a number from {least} to {most}")
+    for kind in ("smtp", "sendgrid", "anymail"):
+        _check_ranges(values[kind], kind, kind, reading)
+    for name, record in values["providers"].items():
+        at = f"providers.{name}"
+        given = [kind for kind, value in record.values.items() if value]
+        if len(given) != 1:
+            help = "write smtp:, sendgrid:, anymail: or outbox: below it, and only one of them"
+            reading.report("value", record.where, f"{at}: must be one way out, is {len(given)}", help)
+        for kind in given:
+            if kind != "outbox":
+                _check_ranges(record[kind], kind, f"{at}.{kind}", reading)
+        if name in _SECRETS or not _WAY_NAME.fullmatch(name):
+            help = "write up to 20 of a-z, 0-9 and -, and no name of a kind; or set that kind beside `providers`"
+            reading.report("value", record.where, f"{at}: cannot be called so", help)
+    known = ["outbox", "sendgrid", *(kind for kind in ("smtp", "anymail") if values[kind]), *values["providers"]]
+    for setting, names in (("provider", (values["provider"],)), ("fallback", values["fallback"])):
+        for name in names:
+            if name in known:
+                continue
+            if name in ("smtp", "anymail"):
+                example = f"{name}: {{{'host: smtp.example.org' if name == 'smtp' else 'service: postmark'}}}"
+                help = f"add {example}, see docs/settings.md"
+                reading.report("missing", marks[setting], f"{setting}: {name} needs the settings of `{name}`", help)
+            else:
+                help = f"known ways out: {', '.join(known)}; `providers` makes others"
+                message = f"{setting}: there is no way out {_quoted(name)}{nearest(name, known)}"
+                reading.report("value", marks[setting], message, help)
+    if len(",".join((values["provider"], *values["fallback"]))) > _LONGEST_ROUTE:
+        reading.report(
+            "value", marks["fallback"], "fallback: too many ways out", "give them shorter names, or leave some out"
+        )
     for name in ("grace", "retention"):
         if values[name] < 0:
             reading.report("value", marks[name], f"{name}: less than nothing", "write 0 or a larger number")
+
+
+def _check_ranges(record: Record | None, kind: str, at: str, reading: Reading) -> None:
+    if not record:
+        return
+    for name, least, most in _RANGES[kind]:
+        if record[name] is not None and not least <= record[name] <= most:
+            where = record.marks.get(name, record.where)
+            reading.report("value", where, f"{at}.{name}: {record[name]}", f"write a number from {least} to {most}")
+    for inner in ("pace", "warm_up"):
+        if inner in record.values:
+            _check_ranges(record[inner], inner, f"{at}.{inner}", reading)
+
+
+def _quoted(text: str) -> str:
+    return f'"{visible(text, longest=40)}"'
 
 
 def _check_base_url(url: str | None, at: str, where: Where | None, reading: Reading) -> None:

@@ -98,6 +98,7 @@ class Envelope:
         before_id = f"{subject_header(edition.subject)}Message-ID: <{edition.key}."
         after_id = f"@{sender.rpartition('@')[2]}>\r\nX-Newsletter-Delivery: "
         head_pieces = ["Date: ", "", f"\r\n{head}", "", before_id, "", after_id, "", "", _constant_headers(edition)]
+        self.headers: Mapping[str, str] = _unfolded(head_pieces[-1])
         self._pieces = [piece.encode() for piece in head_pieces]
         # Slot → its places in the text part and in the HTML part, here and in the header.
         self._fills: dict[str, tuple[list[int], list[int]]] = {"UNSUBSCRIBE_URL": ([], [])} if self._bulk else {}
@@ -194,6 +195,16 @@ class Envelope:
         """
         address = _address(recipient)
         return address, self._utf8 or not address.isascii()
+
+    def headers_for(self, recipient: Recipient) -> dict[str, str]:
+        """The headers that only this recipient's message has, for a way out that builds messages itself; unfolded.
+
+        `headers` are those that every message of the edition has, beside From, Reply-To, To, Subject, Date and
+        Message-ID. Raises `AddressError` or `HeaderError` as `seal` does.
+        """
+        key = _key(recipient).decode()
+        own = self._list_unsubscribe(recipient).decode() if self._bulk else "\r\n"
+        return _unfolded(f"X-Newsletter-Delivery: {key}{own}")
 
     def _date_of(self, date: datetime) -> bytes:
         if date.tzinfo is None:
@@ -381,6 +392,12 @@ def _constant_headers(edition: Edition) -> str:
             raise HeaderError("Feedback-ID: at most four fields of visible ASCII, separated by colons")
         lines += f"Feedback-ID: {edition.feedback_id}\r\n"
     return f"{lines}Precedence: bulk\r\nMIME-Version: 1.0\r\n"
+
+
+def _unfolded(lines: str) -> dict[str, str]:
+    """Header lines as names and values, without MIME-Version: somebody else builds the parts."""
+    pairs = (line.partition(": ") for line in re.sub("\r\n(?=[ \t])", "", lines).splitlines())
+    return {name: value for name, _, value in pairs if name != "MIME-Version"}
 
 
 _FEEDBACK_ID = re.compile(r"(?!.*=\?)[!-9;-~]{1,60}(?::[!-9;-~]{1,60}){0,3}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from newsletter.config import Config
+from newsletter.config import Config, Smtp, Way
 from newsletter.envelope import Recipient
-from newsletter.errors import ConfigError, Finding
 from newsletter.recorder import Outcome, Recorder
 from newsletter.rendering.edition import Edition
 
@@ -42,15 +42,17 @@ class Provider(Protocol):
     def close(self) -> None: ...
 
 
-def open_provider(config: Config) -> Provider:
-    """The way out that the configuration names, ready to send; no connection is made yet. Raises `ConfigError`."""
-    if config.provider == "smtp":
+def open_provider(config: Config, way: Way | None = None) -> Provider:
+    """A way out of the configuration (default: the first), ready to send; no connection is made yet.
+
+    Raises `ConfigError`, also when the way needs a package that is not installed.
+    """
+    settings = (way or config.ways[0]).settings
+    if isinstance(settings, Smtp):
         from newsletter.providers.smtp import SmtpProvider
 
-        if config.smtp is None:
-            message = "provider: smtp needs the settings of `smtp`"
-            raise ConfigError([Finding(code="config.missing", severity="error", where=None, message=message)])
-        return SmtpProvider(config.smtp)
+        return SmtpProvider(settings)
     from newsletter.providers.outbox import Outbox  # here: outbox imports what this module defines
 
-    return Outbox(config.outbox)
+    assert isinstance(settings, Path)
+    return Outbox(settings)

@@ -18,7 +18,7 @@ KEY_LENGTH = 16  # octets of an address_key
 SUBSCRIPTION_STATES = ("unconfirmed", "subscribed", "unsubscribed")
 SUPPRESSION_REASONS = ("bounce", "complaint", "erased", "manual")
 MAILING_KINDS = ("issue", "oneoff")
-MAILING_STATES = ("opening", "sending", "paused", "cancelled", "finished")
+MAILING_STATES = ("scheduled", "opening", "sending", "paused", "cancelled", "finished")
 BATCH_STATES = ("ready", "leased", "done")
 DELIVERY_STATES = ("pending", "sending", "accepted", "refused", "in_doubt", "skipped")
 FATES = ("delivered", "bounced", "complained")
@@ -146,8 +146,9 @@ class Round(models.Model):
 class Mailing(models.Model):
     """One issue to one audience, or all one-off mail of one kind.
 
-    `opening`: recipients are still being written down. `sending`: open, its batches may be claimed. `paused`: waits for
-    a human, with the reason. `cancelled`, `finished`: nothing is pending.
+    `scheduled`: waits for `send_at`, and nobody is written down yet. `opening`: recipients are still being written
+    down. `sending`: open, its batches may be claimed. `paused`: waits for a human, with the reason. `cancelled`,
+    `finished`: nothing is pending.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -158,8 +159,10 @@ class Mailing(models.Model):
     segment = models.TextField(default="")  # its name in lists.yaml at opening
     state = models.CharField(max_length=10)
     reason = models.TextField(default="")  # why it is paused or cancelled; the next step
-    provider = models.CharField(max_length=64)
-    send_at = models.DateTimeField(null=True)
+    provider = models.CharField(max_length=64)  # the names of its ways out in their order, a comma between
+    send_at = models.DateTimeField(null=True)  # not before; of a local time, the first moment at which it is anywhere
+    zone = models.CharField(max_length=64, default="")  # the time zone of `send_at` as it was asked for
+    local_time = models.CharField(max_length=16, default="")  # "2026-11-27T08:00", in each subscriber's own zone
     manifest_hash = models.CharField(max_length=64, default="")
     audience = models.BigIntegerField(default=0)  # recipients written down; grows while opening
     left_out = models.JSONField(default=dict)  # reason → how many of the list were not written down
@@ -242,6 +245,7 @@ class Delivery(models.Model):
     slots = models.TextField(null=True)  # one-off mail: JSON, emptied once accepted
     state = models.CharField(max_length=8, default="pending")
     epoch = models.IntegerField(default=0)  # of the batch's lease under which it was last sent
+    way = models.SmallIntegerField(null=True)  # the way out it was last handed to (`Way`), written with the intent
     attempts = models.IntegerField(default=0)
     not_before = models.FloatField(default=0)  # a deferred one waits until then
     at = models.FloatField()  # when its state became what it is
@@ -257,3 +261,67 @@ class Delivery(models.Model):
             models.UniqueConstraint(fields=("key",), name="delivery_key_once", condition=models.Q(key__isnull=False)),
             _words("delivery_state", "state", DELIVERY_STATES),
         ]
+
+
+class Way(models.Model):
+    """A way out as newsletter.yaml names it, so that a delivery can say in two octets which one took it."""
+
+    id = models.SmallAutoField(primary_key=True)
+    name = models.CharField(max_length=64, unique=True)
+    begun_at = models.FloatField(null=True)  # when the first message left through it: where its warm-up begins
+
+    class Meta:
+        db_table = "way"
+
+
+class Spending(models.Model):
+    """How many messages left through a way out in one slot of time: what its hourly and daily caps are counted from."""
+
+    id = models.BigAutoField(primary_key=True)
+    way = models.ForeignKey(Way, models.CASCADE, db_index=False)
+    span = models.CharField(max_length=4)  # the cap that it counts for: hour or day, whose slots differ in length
+    slot = models.BigIntegerField()  # its number since 1970
+    issue = models.IntegerField(default=0)
+    oneoff = models.IntegerField(default=0)
+    confirm = models.IntegerField(default=0)  # sign-up confirmations; not counted in `oneoff`
+
+    class Meta:
+        db_table = "spending"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=("way", "span", "slot"), name="spending_once"),
+            _words("spending_span", "span", ("hour", "day")),
+        ]
+
+
+class Bucket(models.Model):
+    """The token bucket of a way out's rate per second, or of the share of it that confirmations may take."""
+
+    id = models.BigAutoField(primary_key=True)
+    way = models.ForeignKey(Way, models.CASCADE, db_index=False)
+    share = models.CharField(max_length=7)
+    tokens = models.FloatField()  # messages that may leave at once
+    at = models.FloatField()  # when there were so many
+
+    class Meta:
+        db_table = "bucket"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=("way", "share"), name="bucket_once"),
+            _words("bucket_share", "share", ("all", "confirm")),
+        ]
+
+
+class Worker(models.Model):
+    """A worker at work, as it last said itself. Rows of workers that were killed stay until they are forgotten."""
+
+    owner = models.CharField(max_length=100, primary_key=True)  # host:pid, as in `Batch.owner`
+    engine = models.CharField(max_length=16)
+    state = models.CharField(max_length=8)  # working, stopping
+    started_at = models.FloatField()
+    seen_at = models.FloatField()
+    answered = models.BigIntegerField(default=0)  # messages with a definite answer since it began
+    per_second = models.FloatField(default=0)
+    health = models.JSONField(default=dict)  # way out → {"state": "ready" | "down" | "waits", "why", "until"}
+    trouble = models.TextField(default="")  # what last went wrong with the ledger or the disk; never an address
+
+    class Meta:
+        db_table = "worker"
