@@ -122,7 +122,7 @@ def work(root: Path, *, people: bool = False, only_opening: bool = False) -> Non
     config: Config = load_config(root)
     configure(config)
     from newsletter.engine import local
-    from newsletter.providers import open_provider
+    from newsletter.providers import open_ways
     from newsletter.store import ledger, mailings
 
     began = _used()
@@ -139,7 +139,7 @@ def work(root: Path, *, people: bool = False, only_opening: bool = False) -> Non
     print(f", the longest transaction {longest * 1000:.0f} ms", flush=True)
     if only_opening:
         return
-    provider = open_provider(config)
+    ways = open_ways(config)
     told: list[str] = []
     crowd = threading.Thread(target=_people, args=(config, told))
     if people:
@@ -148,7 +148,7 @@ def work(root: Path, *, people: bool = False, only_opening: bool = False) -> Non
     marks: list[tuple[float, int]] = []
     progress = local.run(
         config,
-        provider,
+        ways,
         stop=threading.Event(),
         until=lambda: mailings.find(1).state in ("finished", "paused"),
         report=lambda so_far: marks.append((time.monotonic() - begun, so_far.answered)),

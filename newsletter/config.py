@@ -175,8 +175,8 @@ ANYMAIL = Shape(
             kind="choice",
             choices=SERVICES,
             required=True,
-            help="The mail service. Its key is NEWSLETTER_ANYMAIL_KEY; NEWSLETTER_ANYMAIL_SECRET is a second one, where the "
-            "service has two (mailjet, scaleway, ses).",
+            help="The mail service. Its key is NEWSLETTER_ANYMAIL_KEY; NEWSLETTER_ANYMAIL_SECRET is a second one, "
+            "where the service has two (mailjet, scaleway, ses).",
         ),
         Field(
             name="domain",
@@ -460,6 +460,9 @@ class Pace:
         return bool(self.per_second or self.per_hour or self.per_day or self.warm_up)
 
 
+NO_CAPS = Pace()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Smtp:
     host: str
@@ -470,7 +473,7 @@ class Smtp:
     timeout: int  # seconds
     bounces: str  # a domain, or ""
     password: str = field(default="", repr=False)
-    pace: Pace = Pace()
+    pace: Pace = NO_CAPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -479,7 +482,7 @@ class Sendgrid:
     connections: int = 8
     timeout: int = 60  # seconds
     key: str = field(default="", repr=False)
-    pace: Pace = Pace()
+    pace: Pace = NO_CAPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,7 +495,7 @@ class Anymail:
     timeout: int = 60  # seconds
     key: str = field(default="", repr=False)
     secret: str = field(default="", repr=False)
-    pace: Pace = Pace()
+    pace: Pace = NO_CAPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -511,7 +514,7 @@ class Way:
 
     @property
     def pace(self) -> Pace:
-        return Pace() if isinstance(self.settings, Path) else self.settings.pace
+        return NO_CAPS if isinstance(self.settings, Path) else self.settings.pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -531,7 +534,6 @@ class Config:
     base_url: str
     images: Literal["link", "embed"]
     list: str
-    provider: str  # the name of the first of `ways`
     outbox: Path
     ways: tuple[Way, ...] = ()  # in the order in which they are taken
     smtp: Smtp | None = None
@@ -550,6 +552,11 @@ class Config:
     @property
     def default_language(self) -> str:
         return self.languages[0]
+
+    @property
+    def provider(self) -> str:
+        """The name of the first way out."""
+        return self.ways[0].name
 
     @property
     def route(self) -> str:
@@ -663,7 +670,6 @@ def _config(
         base_url=values["base_url"].rstrip("/"),
         images=values["images"],
         list=values["list"],
-        provider=values["provider"],
         outbox=root / values["outbox"],
         ways=tuple(ways[name] for name in dict.fromkeys((values["provider"], *values["fallback"]))),
         smtp=_smtp(values["smtp"].values, variables, "SMTP") if values["smtp"] else None,
@@ -720,7 +726,7 @@ def _smtp(values: Mapping[str, Any], variables: Mapping[str, str], stem: str) ->
 
 def _pace(record: Record | None) -> Pace:
     if record is None:
-        return Pace()
+        return NO_CAPS
     values = dict(record.values)
     plan = values.pop("plan")
     values |= {cap: number for cap, number in (PLANS[plan] if plan else {}).items() if cap not in record.marks}

@@ -1,8 +1,9 @@
 """The send loop: claim, intent, hand over, result, release. No SQL and no HTTP.
 
-A `Dispatcher` runs as many lanes as the provider can use at once, each a thread with a batch and a flight recorder of
-its own. One more lane takes one-off mail only, so that a confirmation never waits behind a mailing. The caller's thread
-keeps the leases alive (`heartbeat`); `stop` lets every lane finish what is in hand and leaves no doubt behind.
+A `Dispatcher` runs as many lanes as its ways out can use at once, each a thread with a batch and a flight recorder of
+its own. Which way a chunk takes is the route's business (route.py), and is decided before its intent is written. One
+more lane takes one-off mail only, so that a confirmation never waits behind a mailing. The caller's thread keeps the
+leases alive (`heartbeat`); `stop` lets every lane finish what is in hand and leaves no doubt behind.
 
 What goes wrong with the database in the middle of a chunk is no lane's business: the recorder stays where it is, and
 the duty that reads recorders settles the batch from it as soon as the database answers again.
@@ -15,7 +16,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,17 +27,19 @@ from newsletter.config import Config
 from newsletter.envelope import Recipient
 from newsletter.errors import Fenced, InputError, ProviderDown, ProviderError, ProviderRejected, ProviderUnsure
 from newsletter.links import Keyring, archive_url
-from newsletter.providers import Outcome, Provider, Recorder
+from newsletter.providers import Outcome, Recorder, WayOut
 from newsletter.recorder import Lease
 from newsletter.rendering.edition import Edition
+from newsletter.route import Full, Leg, Route
 from newsletter.store import editions, ledger, mailings
+from newsletter.store.pace import Kind
 
 LEASE = 60.0  # seconds; longer than a stall, shorter than an operator's patience
 IDLE = 0.5  # seconds between two looks for work
-AHEAD = 5.0  # seconds of sending that may be handed to the lanes: how soon a pause or an unsubscribe takes effect
-FIRST_PACE = 20.0  # messages per second, assumed until the first chunk has shown the true pace
 STALLED = 5.0  # seconds after which a lane that waits for its last answers lets others have the rest of its batch
-LONGEST_WAIT = 60.0  # seconds between two tries of a provider that is down
+
+ONEOFF: tuple[Kind, ...] = ("confirm", "oneoff")
+EVERY: tuple[Kind, ...] = (*ONEOFF, "issue")
 
 
 @dataclass(kw_only=True)
@@ -44,8 +47,11 @@ class Progress:
     """What the lanes of this process did since they began. Read it at any time."""
 
     answered: int = 0  # messages with a definite answer
-    down: str = ""  # why the provider cannot be reached at the moment
+    busy: bool = False  # a lane holds a batch
+    down: str = ""  # why no way out can be reached at the moment
     down_until: float = 0.0
+    detour: str = ""  # why a fallback is taken at the moment
+    full: Mapping[Kind, Full] = field(default_factory=dict)  # the caps that keep mail waiting
     trouble: str = ""  # the last thing that went wrong with the ledger itself
 
 
@@ -56,6 +62,7 @@ class _Hand:
     lease: Lease
     claim: ledger.Claim
     next: int = 0  # the delivery at which the batch's next chunk begins
+    granted_at: float = 0.0  # when the chunk in hand was counted against the caps
     since: float = field(default_factory=time.monotonic)  # when the chunk in hand was begun
     lock: threading.Lock = field(default_factory=threading.Lock)  # one transaction at a time about this batch
 
@@ -66,30 +73,29 @@ class Dispatcher:
     def __init__(
         self,
         config: Config,
-        provider: Provider,
+        ways: Sequence[WayOut],
         *,
         keyring: Keyring,
         store: str,
         mailing: int | None = None,
         lease: float = LEASE,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`store` is the database's id, which the recorders name; `mailing` restricts issues to that one."""
+        """`store` is the database's id, which the recorders name; `mailing` restricts issues to that one; `clock` is
+        what caps are counted by."""
         self.progress = Progress()
-        self._config, self._provider, self._keyring = config, provider, keyring
+        self.route = Route(ways, clock=clock)
+        self._config, self._keyring = config, keyring
         self._store, self._mailing, self._lease = store, mailing, lease
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._hands: dict[int, _Hand] = {}  # by lane
-        self._pace = FIRST_PACE  # messages per second of all lanes
-        self._answers: list[tuple[float, int]] = []  # when a chunk ended, and its size: what the pace is read from
-        self._failures = 0
-        limits = provider.limits
+        self._bell = threading.Condition()
+        self._rung = 0
         self._threads = [
-            threading.Thread(
-                target=self._run, args=(number, number == limits.lanes), name=f"lane {number}", daemon=True
-            )
-            for number in range(limits.lanes + 1)
+            threading.Thread(target=self._run, args=(number,), name=f"lane {number}", daemon=True)
+            for number in range(self.route.lanes + 1)
         ]
         self._edition = lru_cache(maxsize=64)(_edition)
 
@@ -100,6 +106,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Nothing new leaves from now on; what is on its way is waited for."""
         self._stopping.set()
+        self.wake()
         with self._lock:
             for hand in self._hands.values():
                 hand.lease.stopping = True
@@ -110,6 +117,12 @@ class Dispatcher:
         for thread in self._threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def wake(self) -> None:
+        """Idle lanes look for work now."""
+        with self._bell:
+            self._rung += 1
+            self._bell.notify_all()
 
     def busy(self) -> bool:
         """Whether any lane holds a batch."""
@@ -141,29 +154,38 @@ class Dispatcher:
 
     # --- one lane -----------------------------------------------------------------------------------------------------
 
-    def _run(self, lane: int, oneoff_only: bool) -> None:
-        wait = 0.0
+    def _run(self, lane: int) -> None:
         try:
-            while not self._stopping.wait(wait):
-                wait = 0.0
-                if self.progress.down_until > time.time():
-                    wait = IDLE
-                    continue
+            while not self._stopping.is_set():
+                rung, wait = self._rung, IDLE
                 try:
-                    worked = self._batch(lane, oneoff_only)
+                    if self._batch(lane):
+                        wait = 0.0
                 except Exception as error:  # the database, the disk: said, and tried again
                     self.progress.trouble = f"{type(error).__name__}: {error}".strip()
                     connection.close()
-                    worked, wait = False, 1.0
-                if not worked:
-                    wait = max(wait, IDLE)
+                    wait = 1.0
+                if wait:
+                    self.route.leave(lane)
+                    with self._bell:
+                        self._bell.wait_for(lambda before=rung: self._rung != before, wait)  # type: ignore[misc]
         finally:
             connection.close()
 
-    def _batch(self, lane: int, oneoff_only: bool) -> bool:
+    def _batch(self, lane: int) -> bool:
         """One batch from claim to release; False when there was none."""
+        way = self.route.choose(lane)
+        kinds = way.with_room(ONEOFF if lane == self.route.lanes else EVERY) if way else ()
+        self._tell()
+        if way is None or not kinds:
+            return False
         claim = ledger.claim(
-            owner=self.owner, lease=self._lease, now=time.time(), oneoff_only=oneoff_only, mailing=self._mailing
+            owner=self.owner,
+            lease=self._lease,
+            now=time.time(),
+            kinds=kinds,
+            route=self.route.name,
+            mailing=self._mailing,
         )
         if claim is None:
             return False
@@ -177,10 +199,12 @@ class Dispatcher:
         try:
             with self._held(lane, lease, claim) as hand:
                 edition = self._edition(claim.edition)
-                chunk = self._turn(hand, None, claim.first)
-                while chunk.due:
-                    sent = self._send(claim, edition, chunk.due, recorder)
-                    chunk = self._turn(hand, sent, chunk.next)
+                sent: _Sent | None = None
+                chunk = self._turn(hand, None, claim.first, way)
+                while chunk.due and way:
+                    sent = self._send(claim, edition, chunk.due, recorder, way)
+                    way = None if sent.halt else self.route.choose(lane)
+                    chunk = self._turn(hand, sent, chunk.next, way)
                 ledger.release(hand.claim, now=time.time())
                 settled = True
         except Fenced:
@@ -192,27 +216,37 @@ class Dispatcher:
                 recorder.close()
         return True
 
-    def _turn(self, hand: _Hand, sent: _Sent | None, start: int) -> ledger.Turn:
-        """Results of the last chunk and intent for the next, in one transaction. Raises `Fenced`."""
+    def _turn(self, hand: _Hand, sent: _Sent | None, start: int, way: Leg | None) -> ledger.Turn:
+        """Results of the last chunk and intent for the next, in one transaction. Raises `Fenced`.
+
+        Without a `way`, or when the worker stops, nothing more is intended.
+        """
+        claim = hand.claim
         if sent and sent.paused:
-            _pause(hand.claim.mailing, sent.paused)
+            _pause(claim.mailing, sent.paused)
         with hand.lock:
             now = time.time()  # before the transaction, which may have to wait: the lease counts from here
+            granted_at = way.clock() if way else 0.0
             chunk = ledger.turn(
-                hand.claim,
+                claim,
                 sent.results if sent else (),
                 not_handed_over=sent.not_handed_over if sent else (),
                 start=start,
-                limit=0 if self._stopping.is_set() or (sent and sent.halt) else self._limit(),
+                limit=way.limit() if way and not self._stopping.is_set() else 0,
                 lease=self._lease,
                 now=now,
+                way=way.id if way else None,
+                grant=way.grant(claim.share, granted_at) if way else None,
+                refund=sent.way.refund(claim.share, hand.granted_at) if sent else None,
             )
             hand.lease.until = now + self._lease
-            hand.next, hand.since = chunk.next, time.monotonic()
+            hand.next, hand.since, hand.granted_at = chunk.next, time.monotonic(), granted_at
         if chunk.due:
-            _remember(self._config, self._store, chunk.due[-1].id, hand.claim.epoch)
+            _remember(self._config, self._store, chunk.due[-1].id, claim.epoch)
+        if chunk.full and way:
+            way.look(claim.share)
         if sent and any(outcome.state == "refused" for _, outcome in sent.results):
-            _pause_when_refused(hand.claim)
+            _pause_when_refused(claim)
         return chunk
 
     @contextmanager
@@ -227,19 +261,17 @@ class Dispatcher:
             with self._lock:
                 del self._hands[lane]
 
-    def _limit(self) -> int:
-        """How many to hand over at once: what the provider can take, and no more than a few seconds of sending."""
-        limits = self._provider.limits
-        return max(1, min(limits.chunk, int(self._pace * AHEAD / limits.lanes)))
-
-    def _send(self, claim: ledger.Claim, edition: Edition, due: Sequence[ledger.Due], recorder: Recorder) -> _Sent:
+    def _send(
+        self, claim: ledger.Claim, edition: Edition, due: Sequence[ledger.Due], recorder: Recorder, way: Leg
+    ) -> _Sent:
         recipients = _recipients(due, edition, self._keyring, self._config.base_url)
         ids = {recipient.key: each.id for recipient, each in zip(recipients, due, strict=True)}
         rejected = ""
-        down = False
+        failure: ProviderError | None = None
         try:
-            outcomes: Sequence[Outcome] = self._provider.send(edition, recipients, recorder)
+            outcomes: Sequence[Outcome] = way.way.provider.send(edition, recipients, recorder)
         except ProviderUnsure as error:
+            failure = error  # the next chunk might be lost as well
             known = {outcome.key: outcome for outcome in _outcomes(error)}
             lost = f"the answer was lost: {error}"
             outcomes = [
@@ -250,15 +282,12 @@ class Dispatcher:
         except InputError as error:
             outcomes, rejected = (), f"it cannot be sent: {error}"
         except ProviderDown as error:
-            outcomes, down = _outcomes(error), True
-            self._down(str(error))
+            outcomes, failure = _outcomes(error), error
         except OSError:
             raise  # the disk of the recorder: the next try waits for it
         except Exception as error:
             _pause(claim.mailing, f"the provider failed in a way that nobody foresaw ({type(error).__name__}: {error})")
             raise  # the recorder tells what had left
-        if not down and not rejected:
-            self._up()
         open_still = recorder.lease.open()
         if open_still and [outcome.key for outcome in outcomes] == [*ids]:  # as a rule: one for each, in their order
             answered, results = {*ids}, tuple(zip(ids.values(), outcomes, strict=True))
@@ -266,39 +295,37 @@ class Dispatcher:
             heard = [outcome for outcome in outcomes if open_still or outcome.state != "deferred"]
             # A deferral after the lease is not a provider's word: we stopped before it left.
             answered, results = {each.key for each in heard}, tuple((ids[each.key], each) for each in heard)
-        self._count(len(answered))
+        self._count(way, len(answered), failure, rejected=bool(rejected))
         return _Sent(
             results=results,
             not_handed_over=tuple(id for key, id in ids.items() if key not in answered),
             paused=rejected,
-            halt=down or bool(rejected) or not open_still,
+            halt=bool(rejected) or not open_still,
+            way=way,
         )
 
-    def _count(self, size: int) -> None:
-        """Keeps the pace: answers of the last ten seconds."""
-        now = time.monotonic()
+    def _count(self, way: Leg, size: int, failure: ProviderError | None, *, rejected: bool) -> None:
         with self._lock:
             self.progress.answered += size
-            self._answers.append((now, size))
-            while now - self._answers[0][0] > 10:
-                self._answers.pop(0)
-            span = now - self._answers[0][0]
-            counted = sum(each for _, each in self._answers[1:])
-            if span > 0.05 and counted:
-                self._pace = counted / span
+        if failure:
+            self.route.failed(way, str(failure), size=size, retry_after=failure.retry_after)
+        elif not rejected:
+            self.route.worked(way, size)
+        self._tell()
 
-    def _down(self, why: str) -> None:
-        with self._lock:
-            if self.progress.down_until > time.time():
-                return  # another lane has said so
-            self._failures += 1
-            wait = min(LONGEST_WAIT, 2.0 ** min(self._failures, 10))
-            self.progress.down, self.progress.down_until = why, time.time() + wait
-
-    def _up(self) -> None:
-        with self._lock:
-            self._failures = 0
-            self.progress.down, self.progress.down_until = "", 0.0
+    def _tell(self) -> None:
+        """Brings what the watchers read up to date."""
+        progress = self.progress
+        failing = [leg for leg in self.route.legs if leg.failures]
+        first = failing[0] if failing else None
+        if first and len(failing) == len(self.route.legs):
+            soonest = min(failing, key=lambda leg: leg.rests_until)
+            progress.down, progress.down_until, progress.detour = first.why, soonest.rests_until, ""
+        else:
+            progress.down, progress.down_until, progress.detour = "", 0.0, first.why if first else ""
+        progress.busy = bool(self._hands)
+        takes = next((leg for leg in self.route.legs if not leg.failures), None)
+        progress.full = {kind: full for kind, full in takes.full.items() if full.opens > takes.clock()} if takes else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +334,7 @@ class _Sent:
     not_handed_over: tuple[int, ...]
     paused: str  # why the mailing must wait for a human, or ""
     halt: bool  # take no other chunk of this batch now
+    way: Leg  # which they took
 
 
 def _outcomes(error: ProviderError) -> Sequence[Outcome]:

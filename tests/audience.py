@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from newsletter.config import Config
+from newsletter.providers import Provider, WayOut
 from newsletter.rendering.edition import Edition, Mailbox
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -74,3 +75,8 @@ def edition(language: str = "en", *, key: str = "2017-11-19", kind: str = "bulk"
 
 def editions(size: int = 0, key: str = "2017-11-19") -> dict[str, Edition]:
     return {language: edition(language, key=key, size=size) for language in ("en", "es")}
+
+
+def as_ways(provider: Provider, config: Config) -> list[WayOut]:
+    """The provider in the place of the first way out that the configuration names."""
+    return [WayOut(name=config.provider, provider=provider)]

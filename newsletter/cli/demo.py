@@ -22,9 +22,9 @@ from newsletter.cli.issues import find_issue
 from newsletter.cli.mailings import left_out, people, print_tally
 from newsletter.cli.output import command, plural, print_findings, tally
 from newsletter.cli.workspace import fresh_secrets, open_workspace
-from newsletter.config import FILE, Config, load_config
+from newsletter.config import FILE, Config, Way, load_config
 from newsletter.content.issue import Issue
-from newsletter.providers import open_provider
+from newsletter.providers import open_ways
 from newsletter.rendering.edition import Edition, filled
 from newsletter.rendering.render import load_templates, render_issue
 
@@ -81,7 +81,9 @@ def _sandbox(config: Config) -> Config:
         shutil.copytree(folder, root / folder.name)
     write_file(root / ".env", fresh_secrets().encode(), mode=0o600)
     # Of the environment nothing: DATABASE_URL and the keys in it are those of the real newsletter.
-    return replace(load_config(root, {}), provider="outbox", base_url=config.base_url)
+    sandbox = load_config(root, {})
+    ways = (Way(name="outbox", settings=sandbox.outbox),)
+    return replace(sandbox, ways=ways, engine="local", base_url=config.base_url)
 
 
 def _send_all(sandbox: Config, issue: Issue, editions: Mapping[str, Edition]) -> None:
@@ -100,7 +102,7 @@ def _send_all(sandbox: Config, issue: Issue, editions: Mapping[str, Edition]) ->
 
     def open_one(issue: str, editions: Mapping[str, Edition]) -> int:
         opened = mailings.open_mailing(
-            editions, issue=issue, list=list, default_language=sandbox.default_language, provider=sandbox.provider
+            editions, issue=issue, list=list, default_language=sandbox.default_language, provider=sandbox.route
         )
         while duties.write_down_recipients(sandbox):
             pass
@@ -145,7 +147,7 @@ def _deliver(sandbox: Config, mailing: int) -> None:
     from newsletter.store import mailings
 
     with _step("send", f"mailing {mailing} into {sandbox.shown(sandbox.outbox)}"):
-        follow(sandbox, open_provider(sandbox), mailing, stop=threading.Event(), say=click.echo)
+        follow(sandbox, open_ways(sandbox), mailing, stop=threading.Event(), say=click.echo)
     print_tally(mailings.find(mailing))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from newsletter.cli.database import open_store
-from newsletter.cli.mailings import STATES, doubts_next, title
+from newsletter.cli.mailings import STATES, doubts_next, moment, title
+from newsletter.cli.output import command
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import Config
-from newsletter.providers import Provider, open_provider
+from newsletter.providers import WayOut, open_ways
 
 if TYPE_CHECKING:
     from newsletter.dispatch import Progress
@@ -41,9 +42,15 @@ def trouble(progress: Progress) -> str:
     if progress.down:
         wait = max(0, round(progress.down_until - time.time()))
         return f"nothing leaves: {progress.down}; trying again {f'in {wait} s' if wait else 'now'}"
+    if full := progress.full.get("issue"):
+        return f"{full.why} is reached, and the rest waits; it goes on at {moment(full.opens)}"
     if progress.trouble:
         return f"trouble with the database or the disk: {' '.join(progress.trouble.split())}; trying again"
     return ""
+
+
+def _over_a_fallback(why: str) -> str:
+    return f"a fallback is taken meanwhile: {why}" if why else "the first way out is back"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,7 @@ class _Screen(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def show(self, seen: Seen | None, trouble: str) -> None: ...
+    def show(self, seen: Seen | None, trouble: str, detour: str) -> None: ...
 
 
 class _Lines:
@@ -114,6 +121,7 @@ class _Lines:
     def __init__(self, say: Say) -> None:
         self._say = say
         self._told, self._at, self._trouble, self._due = "", 0.0, "", True
+        self._detour = ""
 
     def __enter__(self) -> _Lines:
         return self
@@ -121,7 +129,10 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         """Nothing is held open."""
 
-    def show(self, seen: Seen | None, trouble: str) -> None:
+    def show(self, seen: Seen | None, trouble: str, detour: str) -> None:
+        if detour != self._detour:
+            self._say(_over_a_fallback(detour))
+            self._detour = detour
         reason = trouble.partition("; trying again")[0]
         if reason != self._trouble:
             self._say(trouble if reason else "it goes on")
@@ -154,13 +165,14 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def show(self, seen: Seen | None, trouble: str) -> None:
+    def show(self, seen: Seen | None, trouble: str, detour: str) -> None:
         if seen is None:
             self._bars.update(self._task, description=trouble or "opening")
             return
         now = seen.standing
         total = None if now.state == "opening" else max(1, now.audience)
         words = f"{now.done:,} of {now.audience:,}: {trouble}" if trouble else str(seen)
+        words += f" ({_over_a_fallback(detour)})" if detour else ""
         self._bars.update(self._task, description=words, total=total, completed=now.done)
 
 
@@ -194,10 +206,10 @@ class Followed:
     down: str  # what kept mail from leaving when it was stopped
 
 
-def follow(config: Config, provider: Provider, mailing: int, *, stop: threading.Event, say: Say) -> Followed:
+def follow(config: Config, ways: Sequence[WayOut], mailing: int, *, stop: threading.Event, say: Say) -> Followed:
     """Sends a mailing from this process until it is over, paused, or `stop` is set, and shows how far it is.
 
-    Other processes may work on it too. Closes the provider. With a terminal there is a bar, else `say` gets lines.
+    Other processes may work on it too. Closes the ways out. With a terminal there is a bar, else `say` gets lines.
     """
     from newsletter.engine import local
     from newsletter.store import overview
@@ -214,11 +226,11 @@ def follow(config: Config, provider: Provider, mailing: int, *, stop: threading.
 
     def report(progress: Progress) -> None:
         last_known[:] = [progress]
-        screen.show(latest[0] if latest else None, trouble(progress))
+        screen.show(latest[0] if latest else None, trouble(progress), progress.detour)
 
     screen: _Screen = _Bar() if say is click.echo and sys.stdout.isatty() else _Lines(say)
     with screen, _announced(stop, say):
-        progress = local.run(config, provider, stop=stop, mailing=mailing, until=until, report=report)
+        progress = local.run(config, ways, stop=stop, mailing=mailing, until=until, report=report)
     standing = overview.standing(mailing, time.time())
     over = standing.state not in ("opening", "sending")
     return Followed(standing=standing, stopped=stop.is_set() and not over, down=trouble(progress))
@@ -247,12 +259,13 @@ def worker(ctx: click.Context, *, once: bool) -> None:
     from newsletter.engine import local
     from newsletter.store import overview
 
-    provider = open_provider(config)
-    log = _Log()
-    click.echo(f"{_now()} worker on {_where()}, through {config.provider}; Ctrl-C stops it")
+    ways = open_ways(config)
+    log = _Log(config.route)
+    click.echo(f"{_now()} worker on {_where()}, through {config.route}; Ctrl-C stops it")
     log.look()
     down_since, gave_up = 0.0, ""
     last_known: list[Progress] = []
+    waits: list[str] = []  # for a cap
 
     def until() -> bool:
         nonlocal down_since, gave_up
@@ -269,19 +282,25 @@ def worker(ctx: click.Context, *, once: bool) -> None:
                 return True
         else:
             down_since = 0.0
-        return not overview.anything_due(time.time())
+        if progress and progress.full and not progress.busy:
+            waits[:] = [trouble(progress)]
+            return True
+        return not overview.anything_due(time.time(), config.route)
 
     def report(progress: Progress) -> None:
         last_known[:] = [progress]
         log.trouble(trouble(progress))
+        log.detour(progress.detour)
 
     with local.stopped_by_signals() as stop, _announced(stop, click.echo):
-        local.run(config, provider, stop=stop, until=until, report=report)
+        local.run(config, ways, stop=stop, until=until, report=report)
     log.look()
     if not once:
         click.echo(f"{_now()} stopped; nothing is in hand")
         return
     doubts = log.sum_up()
+    for words in waits:
+        click.echo(f"{words}, with the next {command()} worker --once")
     if gave_up:
         raise _Down(f"{gave_up}; what was not sent waits, and leaves with the next run")
     if doubts:
@@ -305,11 +324,18 @@ def _where() -> str:
 class _Log:
     """What a worker says: one line when a mailing changes its state, and one every few seconds while it goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._elsewhere: set[int] = set()  # opened for other ways out, and told so
         self._gauges: dict[int, _Gauge] = {}
         self._told: dict[int, tuple[str, int, float]] = {}  # state, done, when
         self._open: set[int] = set()  # those that are not over
-        self._trouble = ""
+        self._trouble = self._detour = ""
+
+    def detour(self, why: str) -> None:
+        if why != self._detour:
+            click.echo(f"{_now()} {_over_a_fallback(why)}")
+            self._detour = why
 
     def trouble(self, words: str) -> None:
         reason = words.partition("; trying again")[0]
@@ -320,6 +346,14 @@ class _Log:
     def look(self) -> None:
         from newsletter.store import overview
 
+        for row in overview.of_other_ways(self._route):
+            if row.pk not in self._elsewhere:
+                click.echo(
+                    f"{_now()} mailing {row.pk} ({title(row)}) was opened to leave through {row.provider}, and this "
+                    f"worker sends through {self._route}; to send the rest of it this way: "
+                    f"{command()} resume {row.pk}"
+                )
+                self._elsewhere.add(row.pk)
         for row in overview.active(self._open):
             self._look_at(row)
             (self._open.discard if row.state in ("finished", "cancelled") else self._open.add)(row.pk)

@@ -118,11 +118,14 @@ def resume(ctx: click.Context, mailing: int) -> None:
     Example:
       newsletter resume 3
     """
-    open_store(open_workspace(ctx))
+    config = open_workspace(ctx)
+    open_store(config)
     from newsletter.store import mailings as ledger
 
     row = ledger.find(mailing)
-    state = ledger.resume(mailing)
+    state = ledger.resume(mailing, route=config.route)
+    if row.provider != config.route and row.kind == "issue":
+        click.echo(f"It was opened to leave through {row.provider}; what is left goes through {config.route}.")
     if row.state == "paused":
         click.echo(f"It was paused: {row.reason}")
         click.echo(f"Mailing {mailing} ({title(row)}) goes on where it stopped, as soon as a worker is there.")

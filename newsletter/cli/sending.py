@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -18,13 +19,23 @@ from newsletter.checks.leaving import WELL_KNOWN, ask, check_leaving, identity_f
 from newsletter.cli.database import open_store
 from newsletter.cli.following import Followed, follow, span, trouble
 from newsletter.cli.issues import find_issue
-from newsletter.cli.mailings import STATES, described, doubts_next, go_on, left_out, people, print_tally, title
+from newsletter.cli.mailings import (
+    STATES,
+    described,
+    doubts_next,
+    go_on,
+    left_out,
+    moment,
+    people,
+    print_tally,
+    title,
+)
 from newsletter.cli.output import command, plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
-from newsletter.config import Config
+from newsletter.config import Anymail, Config, Smtp, Way
 from newsletter.errors import AddressError, Finding
 from newsletter.links import archive_url
-from newsletter.providers import Provider, open_provider
+from newsletter.providers import WayOut, open_ways
 from newsletter.rendering.edition import Edition
 
 if TYPE_CHECKING:
@@ -118,20 +129,21 @@ def send(
     checked = check_issue(path, config)
     _stop_at_errors(checked, config.shown(path), dry_run=dry_run)
     open_store(config)
-    provider = open_provider(config)
+    ways = open_ways(config)
     try:
-        findings = [*checked.findings, *_leaving(config, provider)] if dry_run else _leaving(config, provider)
+        findings = [*checked.findings, *_leaving(config, ways)] if dry_run else _leaving(config, ways)
         if not dry_run:
             _refuse_to_leave(findings, config)
         if test:
-            outcome = _send_test(config, provider, checked, (*test, *addresses), as_json=as_json)
+            outcome = _send_test(config, ways, checked, (*test, *addresses), as_json=as_json)
             ctx.exit(outcome)
         plan = _plan(config, checked, segment.strip(), again=again)
         if dry_run:
-            ctx.exit(_dry_run(config, provider, plan, findings, as_json=as_json))
-        ctx.exit(_send(config, provider, plan, yes=yes, wait=not no_wait, as_json=as_json))
+            ctx.exit(_dry_run(config, ways, plan, findings, as_json=as_json))
+        ctx.exit(_send(config, ways, plan, yes=yes, wait=not no_wait, as_json=as_json))
     finally:
-        provider.close()
+        for way in ways:
+            way.provider.close()
 
 
 # --- before anything leaves -------------------------------------------------------------------------------------------
@@ -148,19 +160,23 @@ def _stop_at_errors(checked: Checked, name: str, *, dry_run: bool) -> None:
         click.echo(f"{name}: {plural(len(doubts), 'warning')}; {command()} check {name} shows them", err=True)
 
 
-def _leaving(config: Config, provider: Provider) -> list[Finding]:
+def _leaving(config: Config, ways: Sequence[WayOut]) -> list[Finding]:
     """What keeps mail from leaving; nothing does where it does not leave this machine."""
-    if not provider.limits.leaves:
+    if not _leaves(ways):
         return []
     from newsletter.store.schema import store_id
 
     return [*check_leaving(config, store=store_id(), ask=ask)]
 
 
+def _leaves(ways: Sequence[WayOut]) -> bool:
+    return any(way.provider.limits.leaves for way in ways)
+
+
 def _refuse_to_leave(findings: Sequence[Finding], config: Config) -> None:
     print_findings(findings, err=True)
     if any(each.severity == "error" for each in findings):
-        raise click.ClickException(f"nothing leaves through {config.provider} before that is mended: {tally(findings)}")
+        raise click.ClickException(f"nothing leaves through {config.route} before that is mended: {tally(findings)}")
 
 
 def _plan(config: Config, checked: Checked, segment: str, *, again: bool) -> Plan:
@@ -202,15 +218,16 @@ def _estimate(config: Config, total: int) -> Estimate:
 
     if not total:
         return Estimate(seconds=0.0, words="no time at all")
-    if pace := last_pace(config.provider):
+    if pace := last_pace(config.route):
         seconds = total / pace.per_second
         words = f"about {span(seconds)}, at the pace of mailing {pace.mailing} ({pace.per_second:,.1f} a second)"
         return Estimate(seconds=seconds, words=words)
-    if config.provider == "smtp" and config.smtp:
-        seconds = total * SMTP_SECONDS / config.smtp.connections
+    settings = config.ways[0].settings
+    if isinstance(settings, Smtp):
+        seconds = total * SMTP_SECONDS / settings.connections
         words = (
             f"about {span(seconds)}, an estimate: nothing tells yet how fast this server is; {SMTP_SECONDS} seconds a "
-            f"message over {plural(config.smtp.connections, 'connection')} are assumed"
+            f"message over {plural(settings.connections, 'connection')} are assumed"
         )
         return Estimate(seconds=seconds, words=words)
     return Estimate(seconds=None, words="unknown: nothing has left this way yet")
@@ -227,14 +244,23 @@ def _say_plan(config: Config, plan: Plan, *, err: bool) -> None:
 
 
 def _way_out(config: Config) -> str:
-    if config.provider == "outbox":
-        return f"the outbox, {config.shown(config.outbox)}, which reaches nobody"
-    if config.smtp and config.provider == "smtp":
-        return f"smtp, {config.smtp.host}:{config.smtp.port}"
-    return config.provider
+    """ "smtp, mail.example.org:587, else relay, …": the ways out in their order."""
+    return ", else ".join(_described(config, way) for way in config.ways)
 
 
-def _dry_run(config: Config, provider: Provider, plan: Plan, findings: Sequence[Finding], *, as_json: bool) -> int:
+def _described(config: Config, way: Way) -> str:
+    match way.settings:
+        case Path():
+            return f"the {way.name}, {config.shown(way.settings)}, which reaches nobody"
+        case Smtp():
+            return f"{way.name}, {way.settings.host}:{way.settings.port}"
+        case Anymail() if way.name == "anymail":
+            return way.settings.service
+        case _:
+            return way.name
+
+
+def _dry_run(config: Config, ways: Sequence[WayOut], plan: Plan, findings: Sequence[Finding], *, as_json: bool) -> int:
     from newsletter.store import overview
     from newsletter.store.schema import store_id
 
@@ -249,7 +275,7 @@ def _dry_run(config: Config, provider: Provider, plan: Plan, findings: Sequence[
             "recipients": plan.count.recipients,
             "left_out": plan.count.left_out,
             "seconds": plan.estimate.seconds,
-            "provider": config.provider,
+            "provider": config.route,
             "manifest": plan.manifest_hash,
             "findings": [each.as_json() for each in findings],
         }
@@ -259,7 +285,7 @@ def _dry_run(config: Config, provider: Provider, plan: Plan, findings: Sequence[
     _say_plan(config, plan, err=False)
     if going:
         click.echo(f"Mailing {going[0].pk} of it is under way ({going[0].state}): send would go on with that.")
-    if provider.limits.leaves:
+    if _leaves(ways):
         click.echo(f"{config.base_url}{WELL_KNOWN} must answer with this file, as it is, from any web server:")
         click.echo(f"  {identity_file(store_id()).strip()}")
     if failed:
@@ -274,7 +300,7 @@ def _dry_run(config: Config, provider: Provider, plan: Plan, findings: Sequence[
 # --- opening it, and going on with it ---------------------------------------------------------------------------------
 
 
-def _send(config: Config, provider: Provider, plan: Plan, *, yes: bool, wait: bool, as_json: bool) -> int:
+def _send(config: Config, ways: Sequence[WayOut], plan: Plan, *, yes: bool, wait: bool, as_json: bool) -> int:
     from newsletter.store import mailings, overview
 
     going = overview.under_way(plan.issue)
@@ -283,7 +309,7 @@ def _send(config: Config, provider: Provider, plan: Plan, *, yes: bool, wait: bo
         _ask_again(plan, going)
     if same:
         _ask_going_on(config, plan, same, yes=yes, err=as_json)
-        return _follow(config, provider, same.pk, wait=wait, as_json=as_json)
+        return _follow(config, ways, same.pk, wait=wait, as_json=as_json)
     if not plan.count.total:
         return _nobody(plan, config, going, as_json=as_json)
     _say_plan(config, plan, err=as_json)
@@ -296,7 +322,7 @@ def _send(config: Config, provider: Provider, plan: Plan, *, yes: bool, wait: bo
         issue=plan.issue,
         list=plan.list,
         default_language=config.default_language,
-        provider=config.provider,
+        provider=config.route,
         segment=plan.segment,
         meaning=plan.meaning,
         manifest_hash=plan.manifest_hash,
@@ -304,7 +330,7 @@ def _send(config: Config, provider: Provider, plan: Plan, *, yes: bool, wait: bo
     )
     words = "was opened from another shell at this moment; going on with it" if opened.joined else "is open"
     click.echo(f"Mailing {opened.mailing} {words}.", err=as_json)
-    return _follow(config, provider, opened.mailing, wait=wait, as_json=as_json)
+    return _follow(config, ways, opened.mailing, wait=wait, as_json=as_json)
 
 
 def _same(row: Mailing, plan: Plan) -> bool:
@@ -336,7 +362,7 @@ def _nobody(plan: Plan, config: Config, going: Sequence[Mailing], *, as_json: bo
     if has:
         click.echo(f"  {command()} mailings            what became of everybody")
         went = overview.round_providers(plan.issue)
-        other = "" if config.provider in went else f", through {config.provider}: it went through {' and '.join(went)}"
+        other = "" if config.route in went else f", through {config.route}: it went through {' and '.join(went)}"
         click.echo(f"  {command()} send {plan.issue} --again    send it once more to everybody{other}")
     else:
         click.echo(f"  {command()} subscribers import FILE    bring people onto the list")
@@ -370,10 +396,10 @@ def _ask_again(plan: Plan, going: Sequence[Mailing]) -> None:
 
 def _ask_going_on(config: Config, plan: Plan, row: Mailing, *, yes: bool, err: bool) -> None:
     """A mailing that is under way goes on as it was opened, whatever the file says now."""
-    if row.provider != config.provider:
+    if row.provider != config.route:
         raise click.ClickException(
             f"mailing {row.pk} ({title(row)}) was opened to leave through {row.provider}, and newsletter.yaml says "
-            f"{config.provider} now: set it back, or end that mailing: {command()} cancel {row.pk}"
+            f"{config.route} now: set it back, or let the rest leave that way: {command()} resume {row.pk}"
         )
     if row.state == "paused":
         raise click.ClickException(
@@ -401,7 +427,7 @@ def _ask(question: str, *, refused: str) -> None:
         raise click.ClickException(refused)
 
 
-def _follow(config: Config, provider: Provider, mailing: int, *, wait: bool, as_json: bool) -> int:
+def _follow(config: Config, ways: Sequence[WayOut], mailing: int, *, wait: bool, as_json: bool) -> int:
     from newsletter.engine import local
     from newsletter.store import mailings
 
@@ -411,7 +437,7 @@ def _follow(config: Config, provider: Provider, mailing: int, *, wait: bool, as_
     followed = None
     if wait:
         with local.stopped_by_signals() as stop:
-            followed = follow(config, provider, mailing, stop=stop, say=note if as_json else click.echo)
+            followed = follow(config, ways, mailing, stop=stop, say=note if as_json else click.echo)
     row = mailings.find(mailing)
     if as_json:
         click.echo(json.dumps(described(row), ensure_ascii=False, indent=2))
@@ -456,7 +482,7 @@ class _Down(click.ClickException):
 # --- a test -----------------------------------------------------------------------------------------------------------
 
 
-def _send_test(config: Config, provider: Provider, checked: Checked, given: Sequence[str], *, as_json: bool) -> int:
+def _send_test(config: Config, ways: Sequence[WayOut], checked: Checked, given: Sequence[str], *, as_json: bool) -> int:
     """Every edition to each address, as single mail that never touches the round: what members will get, but for the
     subject's beginning."""
     from newsletter.engine import local
@@ -484,7 +510,7 @@ def _send_test(config: Config, provider: Provider, checked: Checked, given: Sequ
                     "NAME": person.name if person else "",
                     "VIEW_URL": archive_url(config.base_url, language=language, issue=issue),
                 },
-                provider=config.provider,
+                provider=config.route,
                 subscriber=person.pk if person else None,
             )
             assert id is not None  # the key is new
@@ -501,9 +527,11 @@ def _send_test(config: Config, provider: Provider, checked: Checked, given: Sequ
     def report(progress: Progress) -> None:
         if progress.down:
             down[:] = [trouble(progress).partition("; trying again")[0]]
+        elif full := progress.full.get("oneoff"):
+            down[:] = [f"{full.why} is reached; more may leave at {moment(full.opens)}"]
 
     with local.stopped_by_signals() as stop:
-        local.run(config, provider, stop=stop, mailing=_NO_MAILING, until=until, report=report)
+        local.run(config, ways, stop=stop, mailing=_NO_MAILING, until=until, report=report)
     rows = overview.named(posted)
     if as_json:
         told = [

@@ -6,7 +6,7 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from django.db import InterfaceError, OperationalError, connection
@@ -14,7 +14,7 @@ from django.db import InterfaceError, OperationalError, connection
 from newsletter import duties
 from newsletter.config import Config
 from newsletter.dispatch import LEASE, Dispatcher, Progress
-from newsletter.providers import Provider
+from newsletter.providers import WayOut
 from newsletter.store import keys, schema
 
 HEARTBEAT = 1.0  # seconds between two rounds of the duties
@@ -23,7 +23,7 @@ HOUSEKEEPING = 3600.0
 
 def run(
     config: Config,
-    provider: Provider,
+    ways: Sequence[WayOut],
     *,
     stop: threading.Event,
     mailing: int | None = None,
@@ -40,7 +40,7 @@ def run(
     duties.pause_forsaken(config, store)
     dispatcher = Dispatcher(
         config,
-        provider,
+        ways,
         keyring=keyring,
         store=store,
         mailing=mailing,
@@ -82,7 +82,8 @@ def run(
                 if not _database(error):
                     raise
                 connection.close()
-        provider.close()
+        for way in ways:
+            way.provider.close()
         gc.unfreeze()
     return dispatcher.progress
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from newsletter.config import Config, Smtp, Way
+from newsletter.config import NO_CAPS, Config, Pace, Smtp, Way
 from newsletter.envelope import Recipient
 from newsletter.recorder import Outcome, Recorder
 from newsletter.rendering.edition import Edition
 
-__all__ = ["Limits", "Outcome", "Provider", "Recorder", "open_provider"]
+__all__ = ["Limits", "Outcome", "Provider", "Recorder", "WayOut", "open_provider", "open_ways"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,20 @@ class Provider(Protocol):
     def send(self, edition: Edition, recipients: Sequence[Recipient], recorder: Recorder) -> list[Outcome]: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayOut:
+    """A way out that is open, under the name that newsletter.yaml gives it."""
+
+    name: str
+    provider: Provider
+    pace: Pace = NO_CAPS
+
+
+def open_ways(config: Config) -> tuple[WayOut, ...]:
+    """The ways out of the configuration in their order, ready to send. Raises what `open_provider` raises."""
+    return tuple(WayOut(name=way.name, provider=open_provider(config, way), pace=way.pace) for way in config.ways)
 
 
 def open_provider(config: Config, way: Way | None = None) -> Provider:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from newsletter.errors import Fenced
 from newsletter.links import Keyring
 from newsletter.recorder import Evidence, Outcome
 from newsletter.store.models import DELIVERY_STATES
+from newsletter.store.pace import Kind
 
 MAX_ATTEMPTS = 12  # with the back-off below the last try is about two days after the first
 FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 6 * 3600.0  # seconds
@@ -45,6 +46,7 @@ class Claim:
     first: int
     last: int
     until: float  # Unix seconds
+    share: Kind = "issue"  # which share of the caps it draws on
 
 
 class Due(NamedTuple):
@@ -63,25 +65,36 @@ class Turn:
     due: tuple[Due, ...]
     next: int
     halted: str = ""  # the mailing is no longer to be sent: its state
+    full: bool = False  # the caps gave less than was there to send
 
 
 # --- claim, intent, result, release -----------------------------------------------------------------------------------
 
 
 def claim(
-    *, owner: str, lease: float, now: float, oneoff_only: bool = False, mailing: int | None = None
+    *,
+    owner: str,
+    lease: float,
+    now: float,
+    kinds: Collection[Kind] = ("confirm", "oneoff", "issue"),
+    route: str | None = None,
+    mailing: int | None = None,
 ) -> Claim | None:
-    """A batch for this worker, one-off mail first, or None when nothing is due. `lease` is in seconds."""
+    """A batch for this worker, one-off mail first, or None when nothing is due. `lease` is in seconds.
+
+    `route` restricts issues to those that were opened to leave that way (`Mailing.provider`), `mailing` to that one.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
-        kinds = ("oneoff",) if oneoff_only else ("oneoff", "issue")
         cursor.execute(
             # The second condition says nothing new: it lets the partial index be used.
-            "SELECT id, kind, list_id FROM mailing WHERE state = 'sending' AND state IN ('opening', 'sending')"
-            f" AND kind IN ({', '.join(['%s'] * len(kinds))}) ORDER BY kind DESC, id",
-            kinds,
+            "SELECT id, kind, list_id, name, provider FROM mailing WHERE state = 'sending'"
+            " AND state IN ('opening', 'sending') ORDER BY kind DESC, id"
         )
-        for id, kind, list_id in cursor.fetchall():
-            if mailing is not None and id != mailing and kind != "oneoff":
+        for id, kind, list_id, name, provider in cursor.fetchall():
+            share = share_of(kind, name)
+            if share not in kinds:
+                continue
+            if kind == "issue" and (mailing not in (None, id) or route not in (None, provider)):
                 continue
             cursor.execute(
                 "UPDATE batch SET state = 'leased', epoch = epoch + 1, owner = %s, lease_until = %s WHERE id = ("
@@ -102,8 +115,16 @@ def claim(
                     first=first,
                     last=last,
                     until=now + lease,
+                    share=share,
                 )
     return None
+
+
+def share_of(kind: str, name: str) -> Kind:
+    """Which share of the caps a mailing draws on: sign-up confirmations have one of their own."""
+    if kind == "issue":
+        return "issue"
+    return "confirm" if name == "confirm" else "oneoff"
 
 
 def _skip_locked() -> str:
@@ -120,12 +141,16 @@ def turn(
     now: float,
     not_handed_over: Iterable[int] = (),
     wait: float = 0.0,
+    way: int | None = None,
+    grant: Callable[[Any, int], int] | None = None,
+    refund: Callable[[Any, int], None] | None = None,
 ) -> Turn:
     """One transaction: the results of the chunk that was sent, and the intent for the next `limit` deliveries.
 
     `results` pairs delivery ids with what the provider said; deliveries of `not_handed_over` go back to pending as if
-    they had never been tried, for `wait` seconds. The next chunk begins at delivery id `start`. Raises `Fenced` when
-    the lease went to another worker: then nothing was written.
+    they had never been tried, for `wait` seconds. The next chunk begins at delivery id `start` and leaves by `way`.
+    `grant`, called with the cursor and how many could leave, says how many may; `refund` is told how many did not leave
+    after all. Raises `Fenced` when the lease went to another worker: then nothing was written.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         _guard(cursor, claimed, now + lease)
@@ -140,12 +165,16 @@ def turn(
             if claimed.kind == "oneoff":
                 ids = (claimed.first, claimed.last)
                 _resend_doubt(cursor, claimed.mailing, *ids, claimed.epoch, not_before=now + FIRST_BACKOFF)
-        _give_back(cursor, claimed.epoch, list(not_handed_over), now + wait)
+        given_back = _give_back(cursor, claimed.epoch, list(not_handed_over), now + wait)
+        if refund and given_back:
+            refund(cursor, given_back)
         cursor.execute("SELECT state FROM mailing WHERE id = %s", (claimed.mailing,))
         (state,) = cursor.fetchone()
         if state != "sending":
             return Turn(due=(), next=start, halted=state)
-        return _intend(cursor, claimed, start, limit, now)
+        if not limit:
+            return Turn(due=(), next=start)
+        return _intend(cursor, claimed, start, limit, now, way=way, grant=grant)
 
 
 def _guard(cursor: Any, claimed: Claim, until: float) -> None:
@@ -158,7 +187,16 @@ def _guard(cursor: Any, claimed: Claim, until: float) -> None:
         raise Fenced(f"batch {claimed.batch}: the lease of epoch {claimed.epoch} is over")
 
 
-def _intend(cursor: Any, claimed: Claim, start: int, limit: int, now: float) -> Turn:
+def _intend(
+    cursor: Any,
+    claimed: Claim,
+    start: int,
+    limit: int,
+    now: float,
+    *,
+    way: int | None,
+    grant: Callable[[Any, int], int] | None,
+) -> Turn:
     """pending → sending for what may be sent, pending → skipped for who left or must not be mailed."""
     # One-off mail is asked for: only a complaint or a dead address stops it.
     unwanted = " AND reason IN ('bounce', 'complaint')" if claimed.kind == "oneoff" else ""
@@ -177,11 +215,21 @@ def _intend(cursor: Any, claimed: Claim, start: int, limit: int, now: float) -> 
     rows = cursor.fetchall()
     if not rows:
         return Turn(due=(), next=claimed.last + 1)
-    due = []
-    for id, address, name, slots, suppressed, subscription in rows:
-        if address and suppressed is None and subscription == "subscribed":
-            due.append(Due(id, address, name or "", slots))
-        else:
+    due = [
+        Due(id, address, name or "", slots)
+        for id, address, name, slots, suppressed, subscription in rows
+        if address and suppressed is None and subscription == "subscribed"
+    ]
+    granted = grant(cursor, len(due)) if grant and due else len(due)
+    full = granted < len(due)
+    if full:
+        rows = [row for row in rows if row[0] < due[granted].id]
+        due = due[:granted]
+        if not rows:
+            return Turn(due=(), next=start, full=True)
+    sent = len(due)
+    for id, address, _, _, suppressed, subscription in rows if sent < len(rows) else ():
+        if not (address and suppressed is None and subscription == "subscribed"):
             why = f"suppressed: {suppressed}" if suppressed else subscription or "left the list"
             why = why if address else "erased"
             cursor.execute(
@@ -190,9 +238,9 @@ def _intend(cursor: Any, claimed: Claim, start: int, limit: int, now: float) -> 
             )
     last = rows[-1][0]
     cursor.execute(
-        "UPDATE delivery SET state = 'sending', epoch = %s, attempts = attempts + 1, at = %s"
+        "UPDATE delivery SET state = 'sending', epoch = %s, way = %s, attempts = attempts + 1, at = %s"
         " WHERE id BETWEEN %s AND %s AND state = 'pending' AND not_before <= %s",
-        (claimed.epoch, now, start, last, now),
+        (claimed.epoch, way, now, start, last, now),
     )
     if cursor.rowcount != len(due):  # somebody was erased between the two statements (PostgreSQL): look again
         cursor.execute(
@@ -201,7 +249,7 @@ def _intend(cursor: Any, claimed: Claim, start: int, limit: int, now: float) -> 
         )
         sending = {id for (id,) in cursor.fetchall()}
         due = [each for each in due if each.id in sending]
-    return Turn(due=tuple(due), next=last + 1)
+    return Turn(due=tuple(due), next=last + 1, full=full)
 
 
 def _answers(results: Iterable[tuple[int, Outcome]]) -> tuple[int, int]:
@@ -283,14 +331,17 @@ def _write_others(cursor: Any, epoch: int, rows: list[_Written]) -> None:
     cursor.executemany("UPDATE delivery SET slots = NULL WHERE id = %s AND slots IS NOT NULL", taken)
 
 
-def _give_back(cursor: Any, epoch: int, ids: Sequence[int], not_before: float) -> None:
-    """sending → pending for what never left, as if it had not been tried."""
+def _give_back(cursor: Any, epoch: int, ids: Sequence[int], not_before: float) -> int:
+    """sending → pending for what never left, as if it had not been tried. Says how many there were."""
+    given = 0
     for part in _parts(ids):
         cursor.execute(
             "UPDATE delivery SET state = 'pending', attempts = attempts - 1, not_before = %s"
             f" WHERE id IN ({', '.join(['%s'] * len(part))}) AND epoch = %s AND state IN ('sending', 'in_doubt')",
             (not_before, *part, epoch),
         )
+        given += cursor.rowcount
+    return given
 
 
 def _parts(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:

@@ -293,11 +293,17 @@ def pause(mailing: int, reason: str) -> bool:
     return bool(changed.update(state="paused", reason=reason))
 
 
-def resume(mailing: int) -> str:
-    """Goes on with a paused mailing; says in which state it is now. Raises `NotFound`, `LedgerError`."""
+def resume(mailing: int, *, route: str = "") -> str:
+    """Goes on with a paused mailing; says in which state it is now. Raises `NotFound`, `LedgerError`.
+
+    With a `route` (`Config.route`) what is left leaves by those ways out, whichever it was opened for.
+    """
     with transaction.atomic():
         find(mailing)
         row = models.Mailing.objects.select_for_update().get(pk=mailing)
+        if route and row.provider != route and row.state in UNDER_WAY:
+            row.provider = route
+            row.save(update_fields=["provider"])
         if row.state in ("opening", "sending"):
             return str(row.state)
         if row.state != "paused":

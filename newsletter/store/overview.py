@@ -128,16 +128,24 @@ def standing(mailing: int, now: float) -> Standing:
     )
 
 
-def anything_due(now: float) -> bool:
-    """Whether there is work for a worker at this moment, or one is at it: false while all that is left must wait."""
+def of_other_ways(route: str) -> list[models.Mailing]:
+    """The mailings that could be sent, but were opened for other ways out than these: no worker here touches them."""
+    rows = models.Mailing.objects.filter(state="sending", kind="issue").exclude(provider=route)
+    return [*rows.select_related("round", "list").order_by("pk")]
+
+
+def anything_due(now: float, route: str) -> bool:
+    """Whether there is work for a worker with these ways out at this moment, or one is at it: false while all that is
+    left must wait."""
     if models.Mailing.objects.filter(state="opening").exists():
         return True
     unfinished = models.Batch.objects.exclude(state="done")
     if unfinished.filter(state="leased").exists():
         return True
     # One query or two for each mailing that is open: what waits is found in the index of ready batches.
-    for id, kind in models.Mailing.objects.filter(state="sending").values_list("pk", "kind"):
-        if unfinished.filter(mailing_id=id, state="ready", not_before__lte=now).exists():
+    for id, kind, provider in models.Mailing.objects.filter(state="sending").values_list("pk", "kind", "provider"):
+        ours = kind == "oneoff" or provider == route
+        if ours and unfinished.filter(mailing_id=id, state="ready", not_before__lte=now).exists():
             return True
         if kind == "issue" and not unfinished.filter(mailing_id=id).exists():
             return True  # it is over, and somebody must say so

@@ -151,7 +151,6 @@ def _config() -> Config:
         base_url="https://news.example.org",
         images="link",
         list="weekly",
-        provider="outbox",
         outbox=Path("build/outbox"),
     )
 

@@ -690,7 +690,7 @@ def test_one_off_mail_taken_with_a_remark_forgets_its_slots(store: Config) -> No
 def test_a_copy_taken_while_its_last_lease_ran_sends_nothing_by_itself(world: World) -> None:
     """The copy knows the last lease, but not what was sent under it: it is an older copy all the same."""
     from newsletter.engine import local
-    from newsletter.providers import Limits, Provider
+    from newsletter.providers import Limits, Provider, WayOut
     from newsletter.store import mailings, models
 
     class Unsafe:
@@ -718,8 +718,9 @@ def test_a_copy_taken_while_its_last_lease_ran_sends_nothing_by_itself(world: Wo
     world.write_down()
     provider = Unsafe()
     as_provider: Provider = provider
+    ways = [WayOut(name=mailings.find(world.mailing).provider, provider=as_provider)]
     finished: Operation = lambda: mailings.find(world.mailing).state in ("finished", "paused")  # noqa: E731
-    local.run(world.config, as_provider, stop=threading.Event(), until=lambda: bool(finished()))
+    local.run(world.config, ways, stop=threading.Event(), until=lambda: bool(finished()))
     assert sorted(provider.sent) == sorted(address(n) for n in range(1, PEOPLE + 1))
     # The copy is put in the place of the database, within the grace period.
     for row in (*provider.rows, *provider.batches):
@@ -729,7 +730,7 @@ def test_a_copy_taken_while_its_last_lease_ran_sends_nothing_by_itself(world: Wo
         state="sending", finished_at=None, watched_at=datetime.now(UTC)
     )
     assert models.Delivery.objects.filter(state="pending").exists()
-    local.run(world.config, as_provider, stop=threading.Event(), until=lambda: bool(finished()))
+    local.run(world.config, ways, stop=threading.Event(), until=lambda: bool(finished()))
     assert len(provider.sent) == PEOPLE, provider.sent[PEOPLE:]
 
 

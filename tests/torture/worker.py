@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from newsletter.config import load_config
-from newsletter.providers import open_provider
+from newsletter.providers import open_ways
 from newsletter.settings import configure
 
 
@@ -18,14 +18,14 @@ def main() -> None:
     root, lease, backoff = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     config = load_config(root, {})
     configure(config)
-    from newsletter import dispatch
+    from newsletter import route
     from newsletter.dispatch import Progress
     from newsletter.engine import local
     from newsletter.store import ledger
 
     # What takes minutes in life takes seconds here; nothing else differs from `newsletter worker`.
     ledger.FIRST_BACKOFF = backoff
-    dispatch.LONGEST_WAIT = backoff
+    route.LONGEST_REST = backoff
     said = ""
 
     def report(progress: Progress) -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 
     with local.stopped_by_signals() as stop:
         print("ready", flush=True)
-        local.run(config, open_provider(config), stop=stop, lease=lease, report=report)
+        local.run(config, open_ways(config), stop=stop, lease=lease, report=report)
 
 
 if __name__ == "__main__":
