@@ -1,19 +1,19 @@
 """How much may leave through a way out: hourly and daily caps, a rate per second, a warm-up, shared by all machines.
 
 **Caps hold in any window.** In no span of 60 minutes do more than `per_hour` leave and in no 24 hours more than
-`per_day`, whatever windows the provider itself counts by: hours of the clock, days of any time zone, or the last 24
-hours. A token bucket cannot promise that: full after a quiet night, and refilled while it is emptied, it lets out nearly
-twice its size within one window. So caps are counted: what leaves is written down in slots, of a minute for the hour and
-of a quarter of an hour for the day, and a slot counts in full as long as any part of it lies in the window. That is
-never too many, and at most one slot late. When a slot drops out all of it may leave again.
+`per_day`, whatever windows the provider itself counts by: hours of the clock, days of any time zone, the last 24 hours.
+A token bucket cannot promise that: full after a quiet night, and refilled while it is emptied, it lets out nearly twice
+its size in one window. So caps are counted: what leaves is written down in slots, of a minute for the hour and of a
+quarter of an hour for the day, and a slot counts in full as long as any part of it lies in the window. That is never
+too many, and at most one slot late. When a slot drops out all of it may leave again.
 
-What counts is the moment at which a message is *taken*, in the transaction that writes down its intent; it leaves within
+What counts is the moment at which a message is *taken*, in the transaction that writes down its intent; it leaves in
 the seconds that a chunk takes.
 
 **The rate** is a token bucket: it holds what may leave in a second, at least one message.
 
-**Shares.** Issues leave `Pace.oneoff` percent of every cap and of the bucket to single mail. Sign-up confirmations, which
-strangers can cause, never take more than a fifth. Single mail else may use all of it.
+**Shares.** Issues leave `Pace.oneoff` percent of every cap and of the bucket to single mail. Sign-up confirmations,
+which strangers can cause, never take more than a fifth. Other single mail may use all of it.
 
 **Clocks.** Time is what the machine says. Slots up to one span *ahead* count as well, so that caps hold while machines
 disagree or a clock is put back; what a clock wrote that was further ahead counts for nothing until then.
@@ -128,7 +128,7 @@ def _begun(cursor: Any, way: int, *, lock: bool = False) -> float | None:
 # --- taking and giving back -------------------------------------------------------------------------------------------
 
 
-def take(cursor: Any, way: int, pace: Pace, kind: Kind, wanted: int, now: float) -> int:
+def take(cursor: Any, way: int, pace: Pace, kind: Kind, wanted: int, now: float) -> int:  # noqa: PLR0917
     """How many of `wanted` may leave now; they are written down as spent.
 
     Belongs into the transaction that writes down their intent: then both are done or neither. On PostgreSQL the way
@@ -150,7 +150,7 @@ def take(cursor: Any, way: int, pace: Pace, kind: Kind, wanted: int, now: float)
         return 0
     _spend(cursor, way, kind, count, now)
     for gate in _gates(pace, kind):
-        _set_level(cursor, way, gate, levels.get(gate.share), -count, now)
+        _fill(cursor, way, gate, levels.get(gate.share), by=-count, now=now)
     # A warm-up that began long after now was begun by a wrong clock.
     if pace.warm_up and (begun is None or begun - now > DAY):
         cursor.execute("UPDATE way SET begun_at = %s WHERE id = %s", (now, way))
@@ -179,7 +179,7 @@ def give_back(cursor: Any, way: int, pace: Pace, kind: Kind, count: int, *, take
     for gate in _gates(pace, kind):
         missing = count - (now - taken_at) * gate.rate
         if gate.share in levels and missing > 0:
-            _set_level(cursor, way, gate, levels[gate.share], missing, now)
+            _fill(cursor, way, gate, levels[gate.share], by=missing, now=now)
 
 
 def _totals(cursor: Any, way: int, now: float) -> dict[str, _Spent]:
@@ -230,7 +230,7 @@ def _warm(warm_up: WarmUp, day: int) -> int | None:
     """What a warm-up allows on a day, counted from 0; None when it is over."""
     if day >= warm_up.days:
         return None
-    return warm_up.first_day * (100 + warm_up.growth) ** day // 100**day  # floating point would lose one at 115
+    return int(warm_up.first_day * (100 + warm_up.growth) ** day // 100**day)  # floats say 114 for 100 and 15 percent
 
 
 def _day(begun: float | None, now: float) -> int:
@@ -323,8 +323,8 @@ def _levels(cursor: Any, way: int) -> dict[str, _Level]:
     return {share: _Level(tokens, at) for share, tokens, at in cursor.fetchall()}
 
 
-def _set_level(cursor: Any, way: int, gate: _Gate, row: _Level | None, change: float, now: float) -> None:
-    tokens = min(gate.level(row, now) + change, gate.capacity)
+def _fill(cursor: Any, way: int, gate: _Gate, row: _Level | None, *, by: float, now: float) -> None:
+    tokens = min(gate.level(row, now) + by, gate.capacity)
     at = row.at if row and now < row.at <= now + SKEW else now  # never back a little: it would be refilled twice
     cursor.execute(
         "INSERT INTO bucket (way_id, share, tokens, at) VALUES (%s, %s, %s, %s)"
@@ -496,7 +496,7 @@ def forecast(way: int, pace: Pace, count: int, now: float) -> float:
                 later = max(later, min(opens, _next_day(pace, begun, at)) if cap.span is _DAY else opens)
             tokens = min(full, tokens + (later - at) * rate)
             at = later
-            if seen is not None and _next_day(pace, begun, at) == math.inf and pace.per_day + pace.per_hour > 0:
+            if seen is not None and (not pace.warm_up or _day(begun, at) >= pace.warm_up.days):
                 key = (at % _DAY.width, round(tokens, 6), *(windows[cap.span.name].shape(at) for cap in caps))
                 if key in seen:
                     then, left_then = seen[key]
@@ -510,7 +510,7 @@ def forecast(way: int, pace: Pace, count: int, now: float) -> float:
                     seen[key] = (at, remaining)
             continue
         if tokens < 1:
-            at, tokens = _first(at + (1 - tokens) / rate, lambda later, at=at: later > at), 1.0
+            at, tokens = max(at + (1 - tokens) / rate, math.nextafter(at, math.inf)), 1.0
             continue
         most = min(remaining, *(windows[cap.span.name].left(cap.most, pace, at) for cap in caps))
         edge = at
@@ -522,8 +522,8 @@ def forecast(way: int, pace: Pace, count: int, now: float) -> float:
             return _last(at, remaining, tokens, rate)
         if pace.warm_up and (begun is None or begun - at > DAY):
             begun = at
-        for window in windows.values():
-            window.add(most, at)
+        for cap in caps:
+            windows[cap.span.name].add(most, at)
         remaining -= most
         tokens = min(full, tokens + (edge - at) * rate - most) if gate else tokens
         at = edge
