@@ -347,6 +347,7 @@ def room(way: int, pace: Pace, kind: Kind, now: float) -> Room:
         return Room(count=UNLIMITED, until=0.0, why="")
     begun, rows, levels = _read(way, pace, now)
     count, why, at = UNLIMITED, "", now
+    words: dict[str, str] = {}  # as they are now, not as they will be on a later day of the warm-up
     while True:
         later = at
         for cap in _caps(pace, begun, at):
@@ -358,8 +359,9 @@ def room(way: int, pace: Pace, kind: Kind, now: float) -> Room:
             if left == 0:
                 opens = min((cap.span.gone(slot) for slot, each in counted if any(each)), default=math.inf)
                 opens = min(opens, _next_day(pace, begun, at)) if cap.span is _DAY else opens
+                reason = words.setdefault(cap.span.name, _why(cap, pace, kind, spent))
                 if opens > later:
-                    later, why = opens, _why(cap, pace, kind, spent)
+                    later, why = opens, reason
         for gate in _gates(pace, kind):
             left = gate.left(levels.get(gate.share), at)
             count = min(count, left)
