@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -139,17 +139,17 @@ def take(cursor: Any, way: int, pace: Pace, kind: Kind, wanted: int, now: float)
         return max(wanted, 0)
     begun = _begun(cursor, way, lock=True)
     # A statement of its own: on PostgreSQL one that waited for the lock still sees what was before.
-    totals = _totals(cursor, way, now)
-    levels = _levels(cursor, way) if pace.per_second > 0 else {}
+    caps, gates = list(_caps(pace, begun, now)), list(_gates(pace, kind))
+    totals, levels = _counted(cursor, way, now, spans=[cap.span for cap in caps], rate=bool(gates))
     count = wanted
-    for cap in _caps(pace, begun, now):
+    for cap in caps:
         count = min(count, _left(cap.most, pace, kind, totals[cap.span.name]))
-    for gate in _gates(pace, kind):
+    for gate in gates:
         count = min(count, gate.left(levels.get(gate.share), now))
     if count < 1:
         return 0
     _spend(cursor, way, kind, count, now)
-    for gate in _gates(pace, kind):
+    for gate in gates:
         _fill(cursor, way, gate, levels.get(gate.share), by=-count, now=now)
     # A warm-up that began long after now was begun by a wrong clock.
     if pace.warm_up and (begun is None or begun - now > DAY):
@@ -175,21 +175,37 @@ def give_back(cursor: Any, way: int, pace: Pace, kind: Kind, count: int, *, take
                 " WHERE way_id = %s AND span = %s AND slot = %s",
                 (count, count, way, span.name, slot),
             )
-    levels = _levels(cursor, way) if pace.per_second > 0 and taken_at <= now else {}
-    for gate in _gates(pace, kind):
+    gates = list(_gates(pace, kind)) if taken_at <= now else []
+    _, levels = _counted(cursor, way, now, spans=(), rate=bool(gates))
+    for gate in gates:
         missing = count - (now - taken_at) * gate.rate
         if gate.share in levels and missing > 0:
             _fill(cursor, way, gate, levels[gate.share], by=missing, now=now)
 
 
-def _totals(cursor: Any, way: int, now: float) -> dict[str, _Spent]:
-    part = (
-        "SELECT %s, sum(issue), sum(oneoff), sum(confirm) FROM spending"
-        " WHERE way_id = %s AND span = %s AND slot BETWEEN %s AND %s"
-    )
-    values = [value for span in _SPANS for value in (span.name, way, span.name, *span.counted(now))]
-    cursor.execute(" UNION ALL ".join([part] * len(_SPANS)), values)
-    return {name: _Spent(*(int(each or 0) for each in counts)) for name, *counts in cursor.fetchall()}
+def _counted(
+    cursor: Any, way: int, now: float, *, spans: Sequence[_Span], rate: bool
+) -> tuple[dict[str, _Spent], dict[str, _Level]]:
+    """What left in each span, and how full the buckets are: in one statement."""
+    parts, values = [], list[object]()
+    for span in spans:
+        parts.append(_SUMS)
+        values += (span.name, way, span.name, *span.counted(now))
+    if rate:
+        parts.append(_LEVELS)
+        values.append(way)
+    if parts:
+        cursor.execute(" UNION ALL ".join(parts), values)
+    rows = {name: row for name, *row in cursor.fetchall()} if parts else {}
+    totals = {span.name: _Spent(*(int(each or 0) for each in rows.pop(span.name))) for span in spans}
+    return totals, {share: _Level(tokens, at) for share, (tokens, at, _) in rows.items()}
+
+
+_SUMS = (
+    "SELECT %s, sum(issue), sum(oneoff), sum(confirm) FROM spending"
+    " WHERE way_id = %s AND span = %s AND slot BETWEEN %s AND %s"
+)
+_LEVELS = "SELECT share, tokens, at, 0 FROM bucket WHERE way_id = %s"
 
 
 def _spend(cursor: Any, way: int, kind: Kind, count: int, now: float) -> None:
@@ -318,11 +334,6 @@ def _gates(pace: Pace, kind: Kind) -> Iterator[_Gate]:
         yield _Gate("confirm", pace.per_second / CONFIRM_SHARE)
 
 
-def _levels(cursor: Any, way: int) -> dict[str, _Level]:
-    cursor.execute("SELECT share, tokens, at FROM bucket WHERE way_id = %s", (way,))
-    return {share: _Level(tokens, at) for share, tokens, at in cursor.fetchall()}
-
-
 def _fill(cursor: Any, way: int, gate: _Gate, row: _Level | None, *, by: float, now: float) -> None:
     tokens = min(gate.level(row, now) + by, gate.capacity)
     at = row.at if row and now < row.at <= now + SKEW else now  # never back a little: it would be refilled twice
@@ -396,7 +407,7 @@ def _read(way: int, pace: Pace, now: float) -> tuple[float | None, _Rows, dict[s
                 (way, span.name, span.counted(now)[0]),
             )
             rows[span.name] = [(slot, _Spent(*counts)) for slot, *counts in cursor.fetchall()]
-        return begun, rows, _levels(cursor, way) if pace.per_second > 0 else {}
+        return begun, rows, _counted(cursor, way, now, spans=(), rate=pace.per_second > 0)[1]
 
 
 def spent(way: int, now: float) -> dict[str, int]:
@@ -405,7 +416,8 @@ def spent(way: int, now: float) -> dict[str, int]:
     What left while the way out had no pace was not counted.
     """
     with connection.cursor() as cursor:
-        return {name: sum(counts) for name, counts in _totals(cursor, way, now).items()}
+        totals, _ = _counted(cursor, way, now, spans=_SPANS, rate=False)
+        return {name: sum(counts) for name, counts in totals.items()}
 
 
 def tidy(now: float) -> int:
