@@ -116,15 +116,6 @@ def way_id(name: str) -> int:
     return id
 
 
-def _begun(cursor: Any, way: int, *, lock: bool = False) -> float | None:
-    for_update = " FOR UPDATE" if lock and connection.vendor == "postgresql" else ""
-    cursor.execute(f"SELECT begun_at FROM way WHERE id = %s{for_update}", (way,))
-    row = cursor.fetchone()
-    if row is None:
-        raise NotFound(f"way out {way}: not in this database; was it restored while this process ran? Start it again")
-    return None if row[0] is None else float(row[0])
-
-
 # --- taking and giving back -------------------------------------------------------------------------------------------
 
 
@@ -137,12 +128,11 @@ def take(cursor: Any, way: int, pace: Pace, kind: Kind, wanted: int, now: float)
     """
     if not pace or wanted <= 0:
         return max(wanted, 0)
-    begun = _begun(cursor, way, lock=True)
-    # A statement of its own: on PostgreSQL one that waited for the lock still sees what was before.
-    caps, gates = list(_caps(pace, begun, now)), list(_gates(pace, kind))
-    totals, levels = _counted(cursor, way, now, spans=[cap.span for cap in caps], rate=bool(gates))
+    _lock(cursor, way)
+    gates = list(_gates(pace, kind))
+    begun, totals, levels = _counted(cursor, way, now, spans=_limited(pace), rate=bool(gates))
     count = wanted
-    for cap in caps:
+    for cap in _caps(pace, begun, now):
         count = min(count, _left(cap.most, pace, kind, totals[cap.span.name]))
     for gate in gates:
         count = min(count, gate.left(levels.get(gate.share), now))
@@ -164,7 +154,7 @@ def give_back(cursor: Any, way: int, pace: Pace, kind: Kind, count: int, *, take
     """
     if not pace or count <= 0:
         return
-    _begun(cursor, way, lock=True)  # as `take`, in the same order: else the two could wait for each other
+    _lock(cursor, way)  # as `take`, in the same order: else the two could wait for each other
     column = str(kind)
     for span in _SPANS:
         slot = span.slot(taken_at)
@@ -176,36 +166,40 @@ def give_back(cursor: Any, way: int, pace: Pace, kind: Kind, count: int, *, take
                 (count, count, way, span.name, slot),
             )
     gates = list(_gates(pace, kind)) if taken_at <= now else []
-    _, levels = _counted(cursor, way, now, spans=(), rate=bool(gates))
+    _, _, levels = _counted(cursor, way, now, spans=(), rate=bool(gates))
     for gate in gates:
         missing = count - (now - taken_at) * gate.rate
         if gate.share in levels and missing > 0:
             _fill(cursor, way, gate, levels[gate.share], by=missing, now=now)
 
 
+def _lock(cursor: Any, way: int) -> None:
+    """A statement of its own: one that had to wait for the lock would still see what was counted before."""
+    if connection.vendor == "postgresql":
+        cursor.execute("SELECT id FROM way WHERE id = %s FOR UPDATE", (way,))
+
+
 def _counted(
     cursor: Any, way: int, now: float, *, spans: Sequence[_Span], rate: bool
-) -> tuple[dict[str, _Spent], dict[str, _Level]]:
-    """What left in each span, and how full the buckets are: in one statement."""
-    parts, values = [], list[object]()
+) -> tuple[float | None, dict[str, _Spent], dict[str, _Level]]:
+    """When the warm-up began, what left in each span, and how full the buckets are: in one statement."""
+    parts, values = ["SELECT 'begun', begun_at, 0, 0 FROM way WHERE id = %s"], [way]
     for span in spans:
-        parts.append(_SUMS)
-        values += (span.name, way, span.name, *span.counted(now))
+        parts.append(
+            f"SELECT '{span.name}', sum(issue), sum(oneoff), sum(confirm) FROM spending"
+            f" WHERE way_id = %s AND span = '{span.name}' AND slot BETWEEN %s AND %s"
+        )
+        values += (way, *span.counted(now))
     if rate:
-        parts.append(_LEVELS)
+        parts.append("SELECT share, tokens, at, 0 FROM bucket WHERE way_id = %s")
         values.append(way)
-    if parts:
-        cursor.execute(" UNION ALL ".join(parts), values)
-    rows = {name: row for name, *row in cursor.fetchall()} if parts else {}
+    cursor.execute(" UNION ALL ".join(parts), values)
+    rows = {name: row for name, *row in cursor.fetchall()}
+    if "begun" not in rows:
+        raise NotFound(f"way out {way}: not in this database; was it restored while this process ran? Start it again")
+    begun = rows.pop("begun")[0]
     totals = {span.name: _Spent(*(int(each or 0) for each in rows.pop(span.name))) for span in spans}
-    return totals, {share: _Level(tokens, at) for share, (tokens, at, _) in rows.items()}
-
-
-_SUMS = (
-    "SELECT %s, sum(issue), sum(oneoff), sum(confirm) FROM spending"
-    " WHERE way_id = %s AND span = %s AND slot BETWEEN %s AND %s"
-)
-_LEVELS = "SELECT share, tokens, at, 0 FROM bucket WHERE way_id = %s"
+    return begun, totals, {share: _Level(tokens, at) for share, (tokens, at, _) in rows.items()}
 
 
 def _spend(cursor: Any, way: int, kind: Kind, count: int, now: float) -> None:
@@ -227,6 +221,12 @@ class _Cap(NamedTuple):
     span: _Span
     most: int
     words: str
+
+
+def _limited(pace: Pace) -> list[_Span]:
+    """The spans that have a cap, or may have one."""
+    spans = [_HOUR] if pace.per_hour > 0 else []
+    return [*spans, _DAY] if pace.per_day > 0 or pace.warm_up else spans
 
 
 def _caps(pace: Pace, begun: float | None, now: float) -> Iterator[_Cap]:
@@ -399,7 +399,7 @@ def _read(way: int, pace: Pace, now: float) -> tuple[float | None, _Rows, dict[s
     """All that counts now or later, as it is written down."""
     rows: _Rows = {span.name: [] for span in _SPANS}
     with connection.cursor() as cursor:
-        begun = _begun(cursor, way)
+        begun, _, levels = _counted(cursor, way, now, spans=(), rate=pace.per_second > 0)
         for span in _SPANS:
             cursor.execute(
                 "SELECT slot, issue, oneoff, confirm FROM spending"
@@ -407,7 +407,7 @@ def _read(way: int, pace: Pace, now: float) -> tuple[float | None, _Rows, dict[s
                 (way, span.name, span.counted(now)[0]),
             )
             rows[span.name] = [(slot, _Spent(*counts)) for slot, *counts in cursor.fetchall()]
-        return begun, rows, _counted(cursor, way, now, spans=(), rate=pace.per_second > 0)[1]
+    return begun, rows, levels
 
 
 def spent(way: int, now: float) -> dict[str, int]:
@@ -416,7 +416,7 @@ def spent(way: int, now: float) -> dict[str, int]:
     What left while the way out had no pace was not counted.
     """
     with connection.cursor() as cursor:
-        totals, _ = _counted(cursor, way, now, spans=_SPANS, rate=False)
+        _, totals, _ = _counted(cursor, way, now, spans=_SPANS, rate=False)
         return {name: sum(counts) for name, counts in totals.items()}
 
 
