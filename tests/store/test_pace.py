@@ -615,6 +615,7 @@ def by_sending(way: int, pace_: Pace, count: int, now: float) -> float:
 )
 @example(pace_=Pace(per_second=2.0, per_hour=7), steps=[], count=60, pause=0.0)
 @example(pace_=Pace(per_hour=7, per_day=20, warm_up=WarmUp(first_day=3)), steps=[], count=60, pause=0.0)
+@example(pace_=Pace(per_second=0.3, per_hour=18, oneoff=0), steps=[], count=20, pause=59.0)  # one in the first slot
 def test_a_forecast_comes_true(
     store: Config, pace_: Pace, steps: list[tuple[float, Kind, int, str]], count: int, pause: float
 ) -> None:
@@ -625,6 +626,22 @@ def test_a_forecast_comes_true(
     now += pause
     told = forecast(way, pace_, count, now)
     assert told == pytest.approx(by_sending(way, pace_, count, now), rel=0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "pace_",
+    [
+        Pace(per_second=0.005, per_hour=100, oneoff=0),  # whose cap binds only until what left before is forgotten
+        Pace(per_hour=100, warm_up=WarmUp(first_day=3, growth=100), oneoff=0),  # whose warm-up begins an hour later
+    ],
+    ids=str,
+)
+def test_a_forecast_reckons_with_what_left_before(store: Config, pace_: Pace) -> None:
+    way = new_way()
+    take(way, Pace(per_hour=100, oneoff=0), 100, NOON)
+    assert room(way, pace_, NOON + 5).count == 0
+    told = forecast(way, pace_, 20, NOON + 5)
+    assert told == pytest.approx(by_sending(way, pace_, 20, NOON + 5), rel=0, abs=0.01)
 
 
 def one_by_one(pace_: Pace, count: int, now: float) -> float:
