@@ -264,7 +264,7 @@ def _next_day(pace: Pace, begun: float | None, now: float) -> float:
 def _first(at: float, holds: Callable[[float], bool]) -> float:
     """The first time from `at` on, which is right but for rounding, at which something holds."""
     while not holds(at):
-        at = math.nextafter(at, math.inf)
+        at += max(math.ulp(at), 1e-9)  # the second for times near 1970, whose neighbours are too near
     return at
 
 

@@ -422,12 +422,15 @@ def test_it_goes_back_to_the_slot_that_it_was_taken_from(store: Config) -> None:
 
 
 def test_it_is_dropped_when_the_slot_counts_no_more(store: Config) -> None:
+    from newsletter.store.models import Spending
+
     way, pace_ = new_way(), Pace(per_hour=10, oneoff=0)
     take(way, pace_, 10, NOON)
     take(way, pace_, 10, NOON + HOUR + 60)
     give_back(way, pace_, 10, taken_at=NOON, now=NOON + HOUR + 60)
     assert spent(way, NOON + HOUR + 60) == {"hour": 10, "day": 10}
     assert take(way, pace_, MANY, NOON + HOUR + 60) == 0
+    assert set(Spending.objects.filter(way=way, span="hour").values_list("issue", flat=True)) == {10}
 
 
 def test_nothing_becomes_negative_and_no_other_kind_is_given_back(store: Config) -> None:
@@ -474,9 +477,9 @@ def test_a_clock_that_is_put_back_exceeds_no_cap(store: Config, back: float) -> 
 
 def test_two_machines_whose_clocks_differ_do_not_fill_the_bucket_twice(store: Config) -> None:
     way, pace_ = new_way(), Pace(per_second=2, oneoff=0)
-    taken = sum(take(way, pace_, MANY, NOON + step / 10 + (step % 2) * 30) for step in range(100))
-    assert taken <= 2 + 2 * (10 + 30)
-    assert check_promise(way, pace_, NOON + 10, "issue").until <= NOON + 10 + 31
+    taken = sum(take(way, pace_, 1, NOON + step / 100 + (step % 2) * 30) for step in range(100))
+    assert taken <= 1 + 2 + 2 * 1  # one before the other's clock is seen, a full bucket, and what a second adds
+    assert check_promise(way, pace_, NOON + 1, "issue").until <= NOON + 1 + 31
 
 
 # --- the rows ---------------------------------------------------------------------------------------------------------
@@ -612,6 +615,7 @@ def by_sending(way: int, pace_: Pace, count: int, now: float) -> float:
 )
 @example(pace_=Pace(per_second=2.0, per_hour=7), steps=[], count=60, pause=0.0)
 @example(pace_=Pace(per_hour=7, per_day=20, warm_up=WarmUp(first_day=3)), steps=[], count=60, pause=0.0)
+@example(pace_=Pace(per_second=0.3, per_hour=18, oneoff=0), steps=[], count=20, pause=59.0)  # one in the first slot
 def test_a_forecast_comes_true(
     store: Config, pace_: Pace, steps: list[tuple[float, Kind, int, str]], count: int, pause: float
 ) -> None:
@@ -622,6 +626,22 @@ def test_a_forecast_comes_true(
     now += pause
     told = forecast(way, pace_, count, now)
     assert told == pytest.approx(by_sending(way, pace_, count, now), rel=0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "pace_",
+    [
+        Pace(per_second=0.005, per_hour=100, oneoff=0),  # whose cap binds only until what left before is forgotten
+        Pace(per_hour=100, warm_up=WarmUp(first_day=3, growth=100), oneoff=0),  # whose warm-up begins an hour later
+    ],
+    ids=str,
+)
+def test_a_forecast_reckons_with_what_left_before(store: Config, pace_: Pace) -> None:
+    way = new_way()
+    take(way, Pace(per_hour=100, oneoff=0), 100, NOON)
+    assert room(way, pace_, NOON + 5).count == 0
+    told = forecast(way, pace_, 20, NOON + 5)
+    assert told == pytest.approx(by_sending(way, pace_, 20, NOON + 5), rel=0, abs=0.01)
 
 
 def one_by_one(pace_: Pace, count: int, now: float) -> float:
