@@ -32,8 +32,8 @@ from newsletter.headers import addr_spec
 Kind = Literal["rsa", "ed25519"]
 
 BITS = 2048  # of a new RSA key: RFC 8301 §3.2
-# Of a signature, in seconds. Servers give a message up after about five days (RFC 5321 §4.5.4.1), so nobody has to
-# verify it later; after that it serves only whoever sends a copy of it to others, or keeps an old key from being removed.
+# Seconds for which a signature holds. Servers give a message up after about five days (RFC 5321 §4.5.4.1), so nobody
+# has to verify it later; then it would serve only those who send copies to others, and an old record could not go.
 VALID = 7 * 86400
 _KEY_FILE = 65536  # octets that a file with a key may have
 _SELECTOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")  # one label of a domain name, RFC 6376 §3.1
@@ -129,7 +129,7 @@ def examine(settings: Dkim, *, sender: str = "") -> tuple[tuple[Key, ...], list[
         findings += found
         if key:
             keys.append(key)
-    if keys and len(keys) == len(settings.selectors) and all(key.kind == "ed25519" for key in keys):
+    if keys and len(keys) == len(set(settings.selectors)) and all(key.kind == "ed25519" for key in keys):
         message = "dkim.selectors: only Ed25519 keys, which many receivers cannot verify: to them the mail is unsigned"
         findings.append(_finding("alone", message, "add an RSA key: newsletter dkim new", severity="warning"))
     try:
@@ -291,6 +291,7 @@ class Signer:
         `date` is the one they were sealed with. The time is that of the signatures, which release the interpreter's
         lock (RSA): several threads sign on several cores.
         """
+        second = int(date.timestamp())
         templates: dict[tuple[bool, bool], list[_Template]] = {}
         signed: list[Sealed | AddressError | HeaderError] = []
         for message in sealed:
@@ -298,50 +299,47 @@ class Signer:
                 signed.append(message)
                 continue
             pieces = message.pieces
-            links = pieces[LIST]
-            shape = (len(links) > 2, b"\r\nList-Unsubscribe-Post:" in links)
-            if shape not in templates:
-                templates[shape] = self._templates(*shape, int(date.timestamp()))
-            body = self._body.copy()
-            body.update(b"".join(pieces[BODY + 1 :]))
-            body_hash = b2a_base64(body.digest(), newline=False)
-            key = pieces[KEYS[0]]
-            head = hashlib.sha256(
-                b"".join(
-                    (
-                        b"date:",
-                        pieces[DATE],
-                        self._before_to,
-                        _relaxed_line(pieces[TO]),
-                        self._to_key,
-                        key,
-                        self._between_keys,
-                        key,
-                        relaxed(links),
-                        self._after_list,
-                    )
+            links, key = relaxed(pieces[LIST]), pieces[KEYS[0]]
+            head = b"".join(
+                (
+                    b"date:",
+                    pieces[DATE],
+                    self._before_to,
+                    _relaxed_line(pieces[TO]),
+                    self._to_key,
+                    key,
+                    self._between_keys,
+                    key,
+                    links,
+                    self._after_list,
                 )
             )
+            shape = (b"\nlist-unsubscribe:" in links, b"\nlist-unsubscribe-post:" in links)
+            if shape not in templates:
+                templates[shape] = self._templates(head, second)
+            body = self._body.copy()
+            for piece in pieces[BODY + 1 :]:  # joined they would be copied once more
+                body.update(piece)
+            body_hash = b2a_base64(body.digest(), newline=False)
+            hashed_head = hashlib.sha256(head)
             lines = []
             for template in templates[shape]:
-                each = head.copy()
-                each.update(b"%b%b; b=" % (template.hashed, body_hash))
-                signature = b2a_base64(template.key.sign(each.digest()), newline=False)
+                digest = hashed_head.copy()
+                digest.update(b"%b%b; b=" % (template.hashed, body_hash))
+                signature = b2a_base64(template.key.sign(digest.digest()), newline=False)
                 folded = b"\r\n ".join([signature[at : at + 72] for at in range(0, len(signature), 72)])
                 lines.append(b"%b%b;\r\n b=%b\r\n" % (template.written, body_hash, folded))
             signed.append(Sealed((b"".join(lines), *pieces), message.address, message.utf8))
         return signed
 
-    def _templates(self, unsubscribe: bool, one_click: bool, second: int) -> list[_Template]:
-        """For messages with and without List-Unsubscribe(-Post), signed at that second of the epoch."""
-        constant = self._before_to + self._to_key + self._between_keys + self._after_list
-        names = [b"date", b"to", *re.findall(rb"(?m)^([a-z0-9-]+):", constant)]
-        names += [b"list-unsubscribe"] * unsubscribe + [b"list-unsubscribe-post"] * one_click
-        h = _folded_names([*names, *_SEALED])
+    def _templates(self, head: bytes, second: int) -> list[_Template]:
+        """For messages with the same headers as this relaxed head, signed at that second of the epoch."""
+        h = _folded_names([*_NAMES.findall(head), *_SEALED])
         made = []
         for key in self._keys:
             written = (
-                b"DKIM-Signature: v=1; a=%b-sha256; c=relaxed/relaxed;\r\n d=%b; s=%b;\r\n t=%d; x=%d;\r\n h=%b;\r\n bh="
+                b"DKIM-Signature: v=1; a=%b-sha256; c=relaxed/relaxed;\r\n"
+                b" d=%b; s=%b;\r\n t=%d; x=%d;\r\n h=%b;\r\n bh="
             ) % (key.kind.encode(), self._domain, key.selector.encode(), second, second + VALID, h)
             made.append(_Template(key, written, relaxed(written)))
         return made
@@ -377,6 +375,7 @@ def _lower(found: re.Match[bytes]) -> bytes:
     return found[1].lower() + b":"
 
 
+_NAMES = re.compile(rb"(?m)^([a-z-]+):")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 _BLANKS = re.compile(rb"[ \t]+")
 _NAME = re.compile(rb"(?m)^([A-Za-z-]+) ?: ?")

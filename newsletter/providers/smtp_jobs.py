@@ -36,8 +36,8 @@ class Letter:
 class Job:
     """One call of `send`; the engine's own until `done` is set, but for `over`.
 
-    Making it seals and signs all its messages, in the thread that calls `send`. They hold little: most of a message's pieces are
-    the edition's. Raises `InputError` when a recipient lacks the value of a slot.
+    Making it seals and signs all its messages, in the thread that calls `send`. They hold little: most of a message's
+    pieces are the edition's. Raises `InputError` when a recipient lacks the value of a slot.
     """
 
     def __init__(self, letter: Letter, recipients: Sequence[Recipient], recorder: Recorder) -> None:
