@@ -89,7 +89,7 @@ def workspace_files(config: Config) -> tuple[dict[str, bytes], list[str]]:
     """
     root = config.root
     paths = [root / FILE, root / ".gitignore", *sorted((root / "subscribers").glob("*.yaml"))]
-    paths += sorted((root / _SIGNING_KEYS).glob("*.pem"))
+    paths += [root / _SIGNING_KEYS / ".gitignore", *sorted((root / _SIGNING_KEYS).glob("*.pem"))]
     for folder in ("issues", "templates"):
         for here, folders, names in os.walk(root / folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -293,7 +293,8 @@ def _manifest(path: Path, text: bytes, found: Mapping[str, Mapping[str, object]]
 
 _PART = r"(?!\.)[^/\\\x00-\x1f\x7f]{1,255}"
 _MEMBER = re.compile(
-    rf"workspace/(?:newsletter\.yaml|\.gitignore|subscribers/{_PART}\.yaml|{_SIGNING_KEYS}/{_PART}\.pem"
+    rf"workspace/(?:newsletter\.yaml|\.gitignore|subscribers/{_PART}\.yaml"
+    rf"|{_SIGNING_KEYS}/(?:\.gitignore|{_PART}\.pem)"
     rf"|(?:issues|templates)(?:/{_PART}){{1,30}})"
     r"|database/(?:newsletter\.sqlite3|[a-z_]{1,63}\.copy)"
 )
