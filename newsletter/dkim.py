@@ -299,7 +299,7 @@ class Signer:
                 signed.append(message)
                 continue
             pieces = message.pieces
-            links, key = relaxed(pieces[LIST]), pieces[KEYS[0]]
+            links, key = _relaxed_links(pieces[LIST]), pieces[KEYS[0]]
             head = b"".join(
                 (
                     b"date:",
@@ -369,6 +369,20 @@ def _relaxed_line(line: bytes) -> bytes:
     if b"  " in line or b"\t" in line or line.find(b"\r\n") != len(line) - 2:
         return relaxed(line)
     return b"to:" + line[4:]
+
+
+def _relaxed_links(lines: bytes) -> bytes:
+    """`relaxed` of List-Unsubscribe(-Post), whose values have no blanks but after a fold; a fifth of the time."""
+    for written, hashed in _LINKS:
+        lines = lines.replace(written, hashed)
+    return lines
+
+
+_LINKS = (
+    (b"\r\n ", b" "),
+    (b"\r\nList-Unsubscribe: ", b"\r\nlist-unsubscribe:"),
+    (b"\r\nList-Unsubscribe-Post: ", b"\r\nlist-unsubscribe-post:"),
+)
 
 
 def _lower(found: re.Match[bytes]) -> bytes:
