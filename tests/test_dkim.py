@@ -24,7 +24,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailauth import IP, verdicts
@@ -242,6 +242,7 @@ values = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@example(html="@@NAME@@", text="@@NAME@@", name="", slot="a  b", subject="")
 @given(html=runs.filter(str.strip), text=runs.filter(str.strip), name=values, slot=values, subject=values)
 def test_our_hashes_are_those_of_dkimpy(html: str, text: str, name: str, slot: str, subject: str) -> None:
     key = _ed25519()
@@ -282,6 +283,19 @@ def test_who_cannot_be_written_to_stays_an_error_and_the_others_are_signed(keys:
         assert isinstance(before, Sealed)
         assert message.pieces[1:] == before.pieces
         assert verified(b"".join(message.pieces), records(keys)) == [True, True]
+
+
+def test_messages_of_one_chunk_may_have_different_headers(keys: tuple[Key, Key]) -> None:
+    now = datetime.now(UTC)
+    envelope = Envelope(ISSUE)
+    links = ("https://news.example.org/u/a", "http://127.0.0.1/u/b", "https://news.example.org/u/c")
+    crowd = [READER._replace(slots={**READER.slots, "UNSUBSCRIBE_URL": link}) for link in links]
+    for message in Signer(envelope, keys, domain=DOMAIN).sign_all(envelope.seal_all(crowd, date=now), date=now):
+        assert isinstance(message, Sealed)
+        raw = b"".join(message.pieces)
+        assert verified(raw, records(keys)) == [True, True]
+        one_click = b"List-Unsubscribe=One-Click" in raw
+        assert [found["h"].split(":").count("list-unsubscribe-post") for found in tags(raw)] == [1 + one_click] * 2
 
 
 def test_several_threads_sign_with_one_signer(keys: tuple[Key, Key]) -> None:
