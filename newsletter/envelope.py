@@ -9,6 +9,7 @@ What every sealed message guarantees, whatever text went in:
   allows it and never over 998 (RFC 5322 §2.1.1).
 - No line starts with a dot, none in a body with `From `: nothing needs stuffing or quoting on any way, so the same
   bytes serve SMTP, a Maildir and a DKIM signature.
+- No line of a body holds a tab or two blanks in a row: the body is its own relaxed form (RFC 6376 §3.4.4).
 - Parsed back, each part is the text that went in, line ends counting as the same (`\\r\\n`, `\\r` and `\\n` all come
   back as one line end), with its slots filled: in the text part with the value itself, in HTML with the escaped value.
 - The same edition, recipient and date give the same bytes.
@@ -47,7 +48,8 @@ _EDITION_KEY = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*") 
 _URL = re.compile(r"(?:https?://|mailto:)[A-Za-z0-9\-._~:/?#\[\]@!$&()*+,;=%]+")  # RFC 3986 without the apostrophe
 _MAX_HEADER_LINE = 998
 _T = TypeVar("_T")
-_DATE, _TO, _KEYS, _LIST = 1, 3, (5, 7), 8  # places in Envelope._pieces
+# Places in Sealed.pieces. That of BODY holds the last headers, which are the edition's, and the beginning of the body.
+DATE, TO, KEYS, LIST, BODY = 1, 3, (5, 7), 8, 9
 
 
 class Recipient(NamedTuple):
@@ -94,7 +96,7 @@ class Envelope:
         self._unsubscribe_mailto = _unsubscribe_mailto(edition.unsubscribe_mailbox)
         self._date = _date_of_second(0)
 
-        # A message is these pieces joined. Empty ones are a recipient's: _DATE, _TO, _KEYS, _LIST, and later the slots.
+        # A message is these pieces joined. Empty ones are a recipient's: DATE, TO, KEYS, LIST, and later the slots.
         before_id = f"{subject_header(edition.subject)}Message-ID: <{edition.key}."
         after_id = f"@{sender.rpartition('@')[2]}>\r\nX-Newsletter-Delivery: "
         head_pieces = ["Date: ", "", f"\r\n{head}", "", before_id, "", after_id, "", "", _constant_headers(edition)]
@@ -103,6 +105,11 @@ class Envelope:
         # Slot → its places in the text part and in the HTML part, here and in the header.
         self._fills: dict[str, tuple[list[int], list[int]]] = {"UNSUBSCRIBE_URL": ([], [])} if self._bulk else {}
         self._add_body(edition)
+
+    @property
+    def constant(self) -> tuple[bytes, ...]:
+        """The pieces of every message of the edition, a recipient's being empty."""
+        return tuple(self._pieces)
 
     def seal(self, recipient: Recipient, *, date: datetime) -> bytes:
         """The complete message for one recipient. `date` is aware and is written in UTC.
@@ -119,10 +126,10 @@ class Envelope:
                 pieces[place] = plain
             for place in in_html:
                 pieces[place] = markup
-        pieces[_DATE] = self._date_of(date)
-        pieces[_TO] = _to(recipient, _address(recipient))
-        pieces[_KEYS[0]] = pieces[_KEYS[1]] = key
-        pieces[_LIST] = self._list_unsubscribe(recipient) if self._bulk else b"\r\n"
+        pieces[DATE] = self._date_of(date)
+        pieces[TO] = _to(recipient, _address(recipient))
+        pieces[KEYS[0]] = pieces[KEYS[1]] = key
+        pieces[LIST] = self._list_unsubscribe(recipient) if self._bulk else b"\r\n"
         return b"".join(pieces)
 
     def seal_all(self, recipients: Sequence[Recipient], *, date: datetime) -> list[Sealed | AddressError | HeaderError]:
@@ -146,7 +153,7 @@ class Envelope:
 
         columns: list[Iterable[bytes]] = [repeat(piece) for piece in self._pieces]
         keys = lines_of([recipient.key for recipient in recipients], _KEY_LINES)
-        columns[_KEYS[0]] = columns[_KEYS[1]] = keys.encode().split() if keys else column(_key, b"", recipients)
+        columns[KEYS[0]] = columns[KEYS[1]] = keys.encode().split() if keys else column(_key, b"", recipients)
         links: list[bytes] | None = None
         for slot, (in_text, in_html) in self._fills.items():
             plain = plain_values([recipient.slots[slot] for recipient in recipients], url=slot in URL_SLOTS)
@@ -160,18 +167,18 @@ class Envelope:
                 columns[place] = plain
             for place in in_html:
                 columns[place] = markup
-        columns[_DATE] = repeat(self._date_of(date))
+        columns[DATE] = repeat(self._date_of(date))
         addresses = addr_specs([recipient.address for recipient in recipients])
         utf8: Iterable[bool] = repeat(self._utf8)
         if addresses is None:
             addresses = column(_address, "", recipients)
             utf8 = [self._utf8 or not address.isascii() for address in addresses]
         names = [recipient.name for recipient in recipients]
-        columns[_TO] = plain_to_headers(names, addresses) or column(_to, b"", recipients, addresses)
+        columns[TO] = plain_to_headers(names, addresses) or column(_to, b"", recipients, addresses)
         if self._bulk:
-            columns[_LIST] = self._plain_list_unsubscribe(links) or column(self._list_unsubscribe, b"", recipients)
+            columns[LIST] = self._plain_list_unsubscribe(links) or column(self._list_unsubscribe, b"", recipients)
         else:
-            columns[_LIST] = repeat(b"\r\n")
+            columns[LIST] = repeat(b"\r\n")
         rows = zip(*columns, strict=False)  # most columns have no end, but that of the addresses has
         sealed: list[Sealed | AddressError | HeaderError] = list(map(Sealed, rows, addresses, utf8))
         for place, fault in faults.items():

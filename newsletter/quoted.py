@@ -1,7 +1,8 @@
 """Quoted-printable (RFC 2045 §6.7) for bodies that are cut at their slots: constant text, and the values between.
 
 Lines have at most 76 octets, none begins with a dot or `From `, none ends in a blank, and no soft line break splits a
-character or an escape.
+character or an escape. None holds a tab or two blanks in a row, of which the second is written `=20`: a body of such
+lines is its own relaxed form (RFC 6376 §3.4.4), so whoever signs it hashes it as it is.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Sequence
 
 from newsletter.headers import octets
 
-_UNSAFE = re.compile(r"[^\t -<>-~]+")  # RFC 2045 §6.7 (1), (2)
-_UNSAFE_IN_VALUE = re.compile(r"[^ -<>?A-~]+")  # and "@"
+_UNSAFE = re.compile(r"[^ -<>-~]+|(?<= ) +")  # RFC 2045 §6.7 (1), (2), and blanks after a blank
+_UNSAFE_IN_VALUE = re.compile(r"[^ -<>?A-~]+|(?<= ) +")  # and "@"
 # Values that stand for themselves in both parts, on one line: most do, so a seal asks for these first.
-PLAIN_VALUE = re.compile(r"(?!From )[!#-%(-\-/-;?A-~][ !#-%(-;?A-~]{0,74}")
+PLAIN_VALUE = re.compile(r"(?!From |.*  )[!#-%(-\-/-;?A-~][ !#-%(-;?A-~]{0,74}")
 PLAIN_URL = re.compile(r"https?://[A-Za-z0-9\-._~:/?#\[\]!$()*+,;%]{1,67}")
 
 
@@ -32,7 +33,7 @@ def plain_values(values: Sequence[str], *, url: bool) -> list[bytes] | None:
         webs = encoded.count(b"\nhttps://") + encoded.count(b"\nhttp://")
         if webs != len(values) or b"://\n" in encoded or encoded.translate(None, _URL_OCTETS):
             return None
-    elif encoded.translate(None, _VALUE_OCTETS) or any(each in encoded for each in _NO_OPENINGS):
+    elif encoded.translate(None, _VALUE_OCTETS) or any(each in encoded for each in _NOT_PLAIN):
         return None
     return encoded[1:-1].split(b"\n") if values else []
 
@@ -41,7 +42,7 @@ _VALUE_OCTETS, _URL_OCTETS = (
     b"\n" + bytes(octet for octet in range(128) if plain.fullmatch(f"{opening}{chr(octet)}"))
     for plain, opening in ((PLAIN_VALUE, "a"), (PLAIN_URL, "http://"))
 )
-_NO_OPENINGS = (b"\n\n", b"\n ", b"\n.", b"\nFrom ")
+_NOT_PLAIN = (b"\n\n", b"\n ", b"\n.", b"\nFrom ", b"  ")
 
 
 def quoted_value(value: str) -> bytes:
@@ -65,7 +66,7 @@ def quoted_text(text: str, *, after_slot: bool, before_slot: bool) -> str:
 
 
 def _visible_end(quoted: str) -> str:
-    return f"{quoted[:-1]}={ord(quoted[-1]):02X}" if quoted.endswith((" ", "\t")) else quoted
+    return f"{quoted[:-1]}=20" if quoted.endswith(" ") else quoted
 
 
 def _soft_broken(quoted: str) -> str:

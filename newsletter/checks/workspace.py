@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from newsletter.config import Config
 from newsletter.content.issue import stray_files
 from newsletter.content.lists import load_lists
+from newsletter.dkim import examine
 from newsletter.errors import Finding, InputError, Where
 from newsletter.rendering.look import Theme
 from newsletter.rendering.render import NOTICES, Templates, render_notice
@@ -28,6 +30,11 @@ def check_workspace(config: Config, templates: Templates | None) -> Iterator[Fin
     """Findings about newsletter.yaml, the files beside the issues, the lists, the theme, and the mails to members."""
     yield from config.remarks
     yield from _lists(config)
+    if config.dkim:
+        for finding in examine(config.dkim, sender=config.sender.address)[1]:
+            # Git ignores the keys, so where issues are written they need not be; a provider does not open without.
+            missing = finding.code == "dkim.missing"
+            yield replace(finding, severity="warning") if missing else finding
     for path in stray_files(config.issues):
         help = "an issue is named YYYY-MM-DD.yaml, a story in its folder <name>.md; rename it, or put _ before the name"
         where = Where(path=config.shown(path))

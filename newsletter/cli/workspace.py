@@ -22,6 +22,7 @@ build/
 .env
 *.sqlite3*
 subscribers/recorders/
+subscribers/dkim/
 """
 
 

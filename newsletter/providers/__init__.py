@@ -65,7 +65,7 @@ def open_provider(config: Config, way: Way | None = None) -> Provider:
     if isinstance(settings, Smtp):
         from newsletter.providers.smtp import SmtpProvider
 
-        return SmtpProvider(settings)
+        return SmtpProvider(settings, dkim=config.dkim)
     from newsletter.providers.outbox import Outbox  # here: outbox imports what this module defines
 
     assert isinstance(settings, Path)

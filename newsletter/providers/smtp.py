@@ -8,7 +8,8 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
-from newsletter.config import Smtp
+from newsletter.config import Dkim, Smtp
+from newsletter.dkim import Signer, load_keys, signing_domain
 from newsletter.envelope import Envelope, Recipient
 from newsletter.errors import AddressError, ConfigError, Finding, HeaderError, ProviderRejected
 from newsletter.headers import addr_spec
@@ -21,15 +22,18 @@ from newsletter.rendering.edition import Edition
 class SmtpProvider:
     """Sends through the server of `config`. Opens connections when they are needed, and closes idle ones.
 
-    `tls` replaces the default context, which verifies the server's certificate and name. After a fork the child opens
-    connections of its own. Raises `ConfigError` for a `bounces` that is no domain.
+    With `dkim` every message is signed. `tls` replaces the default context, which verifies the server's certificate and
+    name. After a fork the child opens connections of its own. Raises `ConfigError` for a `bounces` that is no domain,
+    and for a key that cannot be signed with.
     """
 
-    def __init__(self, config: Smtp, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, config: Smtp, *, dkim: Dkim | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.limits = Limits(chunk=250, lanes=4, connections=config.connections)
         self._config = config
         self._tls = tls
         self._bounces = _bounce_domain(config.bounces)
+        self._keys = load_keys(dkim) if dkim else ()
+        self._signing_domain = signing_domain(dkim) if dkim else ""
         self._letter = lru_cache(maxsize=16)(self._made)  # the languages of the mailings at work
         self._lock = threading.Lock()
         self._engine: Engine | None = None
@@ -89,6 +93,7 @@ class SmtpProvider:
             raise ProviderRejected(f"edition {edition.key} ({edition.language}): {error}") from error
         # To be filled with key and address. A return path without a key prints it with no width at all (%.0b).
         path = f"b+%b@{self._bounces}" if self._bounces else f"{sender.replace('%', '%%')}%.0b"
+        domain = self._signing_domain or sender.rpartition("@")[2]
         commands = f"MAIL FROM:<{path}>{{}}\r\nRCPT TO:<%b>\r\nDATA\r\n"
         return Letter(
             envelope=envelope,
@@ -96,6 +101,7 @@ class SmtpProvider:
             utf8_commands=commands.format(" BODY=8BITMIME SMTPUTF8").encode(),
             utf8=not (sender + reply_to).isascii(),
             urgent=edition.kind == "transactional",
+            signer=Signer(envelope, self._keys, domain=domain) if self._keys else None,
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from newsletter.dkim import Signer
 from newsletter.envelope import Envelope, Recipient, Sealed
 from newsletter.errors import ProviderError, ProviderRejected
 from newsletter.providers import Outcome, Recorder
@@ -29,13 +30,14 @@ class Letter:
     utf8_commands: bytes  # the same for a message that needs SMTPUTF8
     utf8: bool  # every message needs it, for the sender's sake
     urgent: bool
+    signer: Signer | None = None
 
 
 class Job:
     """One call of `send`; the engine's own until `done` is set, but for `over`.
 
-    Making it seals all its messages, in the thread that calls `send`. They hold little: most of a message's pieces are
-    the edition's. Raises `InputError` when a recipient lacks the value of a slot.
+    Making it seals and signs all its messages, in the thread that calls `send`. They hold little: most of a message's
+    pieces are the edition's. Raises `InputError` when a recipient lacks the value of a slot.
     """
 
     def __init__(self, letter: Letter, recipients: Sequence[Recipient], recorder: Recorder) -> None:
@@ -49,7 +51,10 @@ class Job:
         self.stopped = False  # … since the worker stops: who is left over is deferred
         self.failure: ProviderError | None = None
         self.done = threading.Event()
-        sealed = letter.envelope.seal_all(recipients, date=datetime.now(UTC))
+        date = datetime.now(UTC)
+        sealed = letter.envelope.seal_all(recipients, date=date)
+        if letter.signer:
+            sealed = letter.signer.sign_all(sealed, date=date)
         for place, (recipient, message) in enumerate(zip(recipients, sealed, strict=True)):
             key = recipient.key
             if not isinstance(message, Sealed):

@@ -1,6 +1,6 @@
 """The file of a backup: one .tar.gz that holds a database, the secrets and the files of a workspace.
 
-    workspace/newsletter.yaml, .gitignore, issues/…, templates/…, subscribers/*.yaml
+    workspace/newsletter.yaml, .gitignore, issues/…, templates/…, subscribers/*.yaml, subscribers/dkim/*.pem
     database/newsletter.sqlite3                  the whole file, or for PostgreSQL
     database/<table>.copy                        each table as COPY … TO STDOUT writes it
     secrets.env                                  the keys that make links and address keys
@@ -37,6 +37,7 @@ from newsletter.errors import Finding, InputError, Where
 
 FORMAT = 1
 SECRETS = ("NEWSLETTER_SECRET_KEY", "NEWSLETTER_RETIRED_KEYS", "NEWSLETTER_PEPPER")
+_SIGNING_KEYS = "subscribers/dkim"
 _MANIFEST, _SECRETS_FILE = "manifest.json", "secrets.env"
 _MANIFEST_SIZE = 64_000_000  # octets that a manifest may have
 _LEVEL = 3  # of gzip: a third of the time of the usual level, a tenth more octets
@@ -88,6 +89,7 @@ def workspace_files(config: Config) -> tuple[dict[str, bytes], list[str]]:
     """
     root = config.root
     paths = [root / FILE, root / ".gitignore", *sorted((root / "subscribers").glob("*.yaml"))]
+    paths += [root / _SIGNING_KEYS / ".gitignore", *sorted((root / _SIGNING_KEYS).glob("*.pem"))]
     for folder in ("issues", "templates"):
         for here, folders, names in os.walk(root / folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -107,6 +109,11 @@ def secrets_of(config: Config) -> dict[str, str]:
     """The secrets that links and address keys depend on, as .env has them."""
     values = (config.secret_key, " ".join(config.retired_keys), config.pepper)
     return {name: value for name, value in zip(SECRETS, values, strict=True) if value}
+
+
+def is_secret(name: str) -> bool:
+    """Whether a file of the workspace is for its owner's eyes only."""
+    return name == ".env" or name.startswith(f"{_SIGNING_KEYS}/")
 
 
 def write(path: Path, sources: Mapping[str, bytes | Path], secrets: Mapping[str, str], manifest: Manifest) -> None:
@@ -286,7 +293,9 @@ def _manifest(path: Path, text: bytes, found: Mapping[str, Mapping[str, object]]
 
 _PART = r"(?!\.)[^/\\\x00-\x1f\x7f]{1,255}"
 _MEMBER = re.compile(
-    rf"workspace/(?:newsletter\.yaml|\.gitignore|subscribers/{_PART}\.yaml|(?:issues|templates)(?:/{_PART}){{1,30}})"
+    rf"workspace/(?:newsletter\.yaml|\.gitignore|subscribers/{_PART}\.yaml"
+    rf"|{_SIGNING_KEYS}/(?:\.gitignore|{_PART}\.pem)"
+    rf"|(?:issues|templates)(?:/{_PART}){{1,30}})"
     r"|database/(?:newsletter\.sqlite3|[a-z_]{1,63}\.copy)"
 )
 

@@ -222,7 +222,10 @@ def _put_files(unpacked: Unpacked, root: Path, changed: dict[str, bytes], stamp:
         if name in moved:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(root / name, aside / name)
-        write_file(root / name, content, mode=0o600 if name == ".env" else None)
+        if archive.is_secret(name) and name != ".env":
+            (root / name).parent.parent.mkdir(parents=True, exist_ok=True)
+            (root / name).parent.mkdir(mode=0o700, exist_ok=True)
+        write_file(root / name, content, mode=0o600 if archive.is_secret(name) else None)
     return [f"the files that differed ({len(moved)}): {aside.name}/"] if moved else []
 
 

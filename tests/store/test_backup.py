@@ -205,6 +205,22 @@ def test_everything_comes_back(
     assert stat.S_IMODE((elsewhere / ".env").stat().st_mode) == 0o600
 
 
+def test_keys_that_sign_come_back_for_their_owner_only(
+    news: Config, elsewhere: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> None:
+    assert run(["dkim", "new", "s1"]) == 0
+    keys = news.root / "subscribers" / "dkim"
+    file = tmp_path_factory.mktemp("backups") / "news.tar.gz"
+    assert run(["backup", str(file)]) == 0
+    with_database(elsewhere, new_url(news, request))
+    assert restored(file, elsewhere) == 0
+    again = elsewhere / "subscribers" / "dkim"
+    assert (again / "s1.pem").read_bytes() == (keys / "s1.pem").read_bytes()
+    assert stat.S_IMODE((again / "s1.pem").stat().st_mode) == 0o600
+    assert stat.S_IMODE(again.stat().st_mode) == 0o700
+    assert (again / ".gitignore").read_bytes() == b"*\n"
+
+
 def test_rows_written_after_a_restore_get_new_ids(
     news: Config, file: Path, elsewhere: Path, request: pytest.FixtureRequest
 ) -> None:
