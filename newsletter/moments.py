@@ -52,7 +52,7 @@ def _offset(written: re.Match[str]) -> tzinfo | None:
 
 
 def instant(wall: datetime, zone: tzinfo) -> datetime:
-    """The instant, in UTC, at which the clocks of a zone show `wall` (naive); by the rule above where none or two do."""
+    """The instant, in UTC, at which the clocks of a zone show `wall` (naive); by the rule above if none or two do."""
     return wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
 
 

@@ -208,7 +208,8 @@ def held(
 ) -> int | None:
     """What a second `send` means for a mailing that is there: the exit code when nothing more is to be done.
 
-    `zones` are the recipients as of now; `changed`: the issue says something else now than what was frozen. Raises `ClickException`.
+    `zones` are the recipients as of now; `changed`: the issue says something else now than what was frozen. Raises
+    `ClickException`.
     """
     from newsletter.store import mailings
 
