@@ -256,7 +256,7 @@ def shown(at: datetime, zone: str) -> str:
     utc = at.astimezone(UTC)
     clock = "%H:%M:%S" if utc.second else "%H:%M"
     words = f"{there:%A %Y-%m-%d {clock}} {zone if find_zone(zone) else 'UTC'}"
-    if zone == "UTC" or not find_zone(zone):
+    if zone in ("UTC", "Etc/UTC") or not find_zone(zone):
         return words
     day = "" if utc.date() == there.date() else "%Y-%m-%d "
     return f"{words} ({utc:{day}{clock}} UTC)"

@@ -341,7 +341,7 @@ class _Log:
         if changed or (standing.done != done and time.monotonic() - at > LINE_EVERY):
             words = str(seen) if standing.state in ("opening", "sending") else standing.state
             words += f": {standing.reason}" if standing.state == "paused" else ""
-            words += f" {schedule_words(row)}" if standing.state == "scheduled" else ""
+            words += f" for {schedule_words(row)}" if standing.state == "scheduled" else ""
             words = f"{words}: {_told(row.pk)}" if standing.state == "finished" else words
             click.echo(f"{_now()} mailing {row.pk} ({title(row)}): {words}")
             self._told[row.pk] = (standing.state, standing.done, time.monotonic())

@@ -128,12 +128,14 @@ def resume(ctx: click.Context, mailing: int) -> None:
     if row.state == "paused":
         click.echo(f"It was paused: {row.reason}")
     if state == "scheduled":
-        click.echo(f"Mailing {mailing} ({title(row)}) is scheduled {ledger.schedule_words(row)}.")
+        click.echo(f"Mailing {mailing} ({title(row)}) is scheduled for {ledger.schedule_words(row)}.")
     elif row.state == "paused":
-        click.echo(f"Mailing {mailing} ({title(row)}) goes on where it stopped, as soon as a worker is there.")
+        how = "goes on where it stopped" if ledger.has_begun(row) else "begins"
+        click.echo(f"Mailing {mailing} ({title(row)}) {how}, as soon as a worker is there.")
     else:
         click.echo(f"Mailing {mailing} ({title(row)}) is {state} as it is.")
-    click.echo(f"  {go_on(ledger.find(mailing)):<34} send it from here, if no worker is running")
+    then = "sends it when the time comes" if state == "scheduled" else "send it from here, if no worker is running"
+    click.echo(f"  {go_on(ledger.find(mailing)):<34} {then}")
 
 
 @click.command()
@@ -164,7 +166,7 @@ def cancel(ctx: click.Context, mailing: int, *, yes: bool) -> None:
         has = counts["accepted"] + counts["sending"]
         told = f"{people(has)} of {row.audience:,} have it, {counts['pending']:,} will not get it"
         if not ledger.has_begun(row):
-            told = f"It was to begin {ledger.schedule_words(row)}" if row.send_at else "It has not begun"
+            told = f"It was to begin on {ledger.schedule_words(row)}" if row.send_at else "It has not begun"
         _confirm(
             f"Cancel mailing {mailing} ({title(row)})? {told}",
             refused=f"not cancelled; to let it wait instead: {command()} pause {mailing}",
@@ -325,7 +327,7 @@ def _show_line(row: Mailing) -> None:
     from newsletter.store.mailings import schedule_words
 
     if row.state == "scheduled":
-        click.echo(f"{row.pk:>4}  {moment(row.created_at)}  {row.state:<9}  {title(row):<28}  {schedule_words(row)}")
+        click.echo(f"{row.pk:>4}  {moment(row.created_at)}  {row.state:<9}  {title(row):<28}  for {schedule_words(row)}")
         return
     counts = tally(row.pk)
     told = ", ".join(f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state])
@@ -347,7 +349,7 @@ def _show(row: Mailing, config: Config) -> None:
     if row.send_at:
         ahead = row.send_at - datetime.now(UTC)
         away = f", in {span(ahead)}" if row.state == "scheduled" and ahead > timedelta() else ""
-        click.echo(f"  scheduled {schedule_words(row)}{away}")
+        click.echo(f"  scheduled for {schedule_words(row)}{away}")
     asked = "asked for" if row.send_at else "written down"
     times = ((asked, row.created_at), ("opened", row.opened_at), ("over", row.finished_at))
     click.echo("  " + ", ".join(f"{word} {moment(at)}" for word, at in times if at) + f", through {row.provider}")

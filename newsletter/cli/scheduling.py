@@ -33,6 +33,17 @@ class Asked:
     moment: Moment
     schedule: Schedule
 
+    @property
+    def options(self) -> str:
+        """As they are typed, with the zone or the offset that is meant."""
+        moment = self.moment
+        clock = "%H:%M:%S" if moment.wall.second else "%H:%M"
+        zone = moments.find_zone(moment.zone) or UTC
+        second = moment.at != moments.instant(moment.wall, zone)  # of the two times that the clock shows it
+        offset = _offset(moment.at.astimezone(zone)) if second else ""
+        local = " --at-local" if self.schedule.local_time else ""
+        return f'--at "{moment.wall:%Y-%m-%d {clock}}{offset} {moment.zone}"{local}'
+
 
 def asked(at: str | None, *, local: bool, test: bool) -> Asked | None:
     """What the options mean; None where they are not used. Raises `UsageError`."""
@@ -75,6 +86,7 @@ def say(what: Asked, zones: Mapping[str, int], *, every: bool, err: bool) -> Non
         away = schedule.send_at - now
         words = f"in {moments.span(away)}" if away > timedelta() else "which is now"
         click.echo(f"  on {moments.shown(schedule.send_at, schedule.zone)}, {words}", err=err)
+    click.echo(f"  a worker must run then: {command()} worker", err=err)
     if not moment.named:
         click.echo(
             f"  no time zone was named, so that of this machine is meant, {moment.zone}; to be sure, write it: "
@@ -182,7 +194,7 @@ def scheduled(row: Mailing, *, quiet: bool) -> int:
         click.echo(json.dumps(described(row), ensure_ascii=False, indent=2))
         return 0
     again = go_on(row, now=True)
-    click.echo(f"Mailing {row.pk} ({title(row)}) is scheduled {schedule_words(row)}.")
+    click.echo(f"Mailing {row.pk} ({title(row)}) is scheduled for {schedule_words(row)}.")
     click.echo("A worker must run then; who joins or leaves before counts. Next:")
     lines = [
         (f"{command()} worker", "sends it when the time comes"),
@@ -225,13 +237,13 @@ def held(
         if row.state == "paused":
             return None
         raise click.ClickException(
-            f"{name} is scheduled {mailings.schedule_words(row)}, and nothing leaves before. To move it: "
+            f"{name} is scheduled for {mailings.schedule_words(row)}, and nothing leaves before. To move it: "
             f"{go_on(row, now=True)} --at WHEN; to end it, so that it can be sent now: {command()} cancel {row.pk}"
         )
     if row.state == "scheduled" and _same(row, what.schedule):
         click.echo(f"{name[0].upper()}{name[1:]} is scheduled for that moment already.", err=as_json)
         return scheduled(row, quiet=as_json)
-    words = [f"scheduled {mailings.schedule_words(row)}"] if row.send_at else []
+    words = [f"scheduled for {mailings.schedule_words(row)}"] if row.send_at else []
     words += [f"paused: {row.reason}"] if row.state == "paused" else []
     click.echo(f"{name[0].upper()}{name[1:]} is {', and '.join(words)}. It would move:", err=as_json)
     say(what, zones, every=False, err=as_json)

@@ -275,9 +275,10 @@ def _dry_run(config: Config, provider: Provider, plan: Plan, findings: Sequence[
     print_findings([each for each in findings if each.severity != "note"])
     _say_plan(config, plan, err=False, every=True)
     if going:
-        then = "show when" if going[0].state == "scheduled" else "go on with that"
-        then = "move it" if plan.at and not mailings.has_begun(going[0]) else then
-        click.echo(f"Mailing {going[0].pk} of it is under way ({going[0].state}): send would {then}.")
+        words = f"under way ({going[0].state}): send would go on with that"
+        if going[0].state == "scheduled":
+            words = f"scheduled for {mailings.schedule_words(going[0])}; send with --at moves it"
+        click.echo(f"Mailing {going[0].pk} of it is {words}.")
     if provider.limits.leaves:
         click.echo(f"{config.base_url}{WELL_KNOWN} must answer with this file, as it is, from any web server:")
         click.echo(f"  {identity_file(store_id()).strip()}")
@@ -286,7 +287,7 @@ def _dry_run(config: Config, provider: Provider, plan: Plan, findings: Sequence[
         return 1
     click.echo("Nothing was sent. Next:")
     click.echo(f"  {command()} send {plan.issue} --test YOUR-ADDRESS    see it in your own inbox")
-    click.echo(f"  {command()} send {plan.issue}")
+    click.echo(f"  {command()} send {plan.issue}{f' {plan.at.options}' if plan.at else ''}")
     return 0
 
 

@@ -174,17 +174,17 @@ def begin_scheduled(*, grace: float, now: datetime | None = None) -> list[int]:
 
 def _overdue(row: models.Mailing, late: float) -> str:
     return (
-        f"it was to begin {schedule_words(row)} and is {_span(late)} late, since no worker ran then. If this database "
+        f"it was to begin on {schedule_words(row)} and is {_span(late)} late, since no worker ran then. If this database "
         "is an old copy, it may have been sent already. When that is not so: "
         f"newsletter resume {row.pk} sends it at once, send with --at moves it"
     )
 
 
 def schedule_words(row: models.Mailing) -> str:
-    """ "on Friday 2026-11-27 08:00 Europe/Madrid (07:00 UTC)"; "" for a mailing without a schedule."""
+    """ "Friday 2026-11-27 08:00 Europe/Madrid (07:00 UTC)"; "" for a mailing without a schedule."""
     if row.send_at is None:
         return ""
-    return f"on {shown_local(row.local_time, row.zone) if row.local_time else shown(row.send_at, row.zone)}"
+    return shown_local(row.local_time, row.zone) if row.local_time else shown(row.send_at, row.zone)
 
 
 def zone_sql() -> str:
