@@ -327,7 +327,9 @@ def _show_line(row: Mailing) -> None:
     from newsletter.store.mailings import schedule_words
 
     if row.state == "scheduled":
-        click.echo(f"{row.pk:>4}  {moment(row.created_at)}  {row.state:<9}  {title(row):<28}  for {schedule_words(row)}")
+        click.echo(
+            f"{row.pk:>4}  {moment(row.created_at)}  {row.state:<9}  {title(row):<28}  for {schedule_words(row)}"
+        )
         return
     counts = tally(row.pk)
     told = ", ".join(f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state])

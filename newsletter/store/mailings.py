@@ -198,9 +198,11 @@ def _moment_sql(
     cursor: Any, plan: Mapping[str, Any], local_time: str, source: str, values: list[Any]
 ) -> tuple[str, list[Any], dict[str, float]]:
     """SQL for the moment of a subscriber, its values, and the moments of the zones in a range of the list."""
-    # Only the zones that are there: of all six hundred, the comparisons would cost more than the rest of the row.
-    cursor.execute(f"SELECT DISTINCT {zone_sql()} AS zone{source} AND n.state = 'subscribed'", values)
-    moments = moments_of(local_time, (zone for (zone,) in cursor.fetchall() if isinstance(zone, str)))
+    # Only the zones that are there, the most frequent first: every comparison is made for every row.
+    cursor.execute(
+        f"SELECT {zone_sql()} AS zone, count(*){source} AND n.state = 'subscribed' GROUP BY 1 ORDER BY 2 DESC", values
+    )
+    moments = moments_of(local_time, (zone for zone, _ in cursor.fetchall() if isinstance(zone, str)))
     arms = "".join(" WHEN %s THEN %s" for _ in moments)
     moment = f"CASE {zone_sql()}{arms} ELSE %s END" if moments else "%s"
     return moment, [*(each for pair in moments.items() for each in pair), plan["home"]], moments

@@ -51,28 +51,30 @@ def headcount(
         segment, values = audience.order_by().values("pk").query.sql_with_params()
         chosen, chosen_values = f"s.id IN ({segment})", [*values]
     round = None if again else models.Round.objects.filter(issue=issue).order_by("-number").first()
-    zone, known = "''", sorted(zone_names()) if by_zone else []
+    known: Sequence[str] = ()
+    zone, place = "", "''"
     if by_zone:
+        known, place = sorted(zone_names()), "zone"
         places = ", ".join(["%s"] * len(known))
-        zone = f"CASE WHEN {zone_sql()} IN ({places}) THEN {zone_sql()} WHEN coalesce({zone_sql()}, '') = '' THEN ''"
-        zone += " ELSE '?' END"
+        zone = f", CASE WHEN {zone_sql()} IN ({places}) THEN {zone_sql()} WHEN coalesce({zone_sql()}, '') = '' THEN ''"
+        zone += " ELSE '?' END AS zone"
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT why, language, zone, count(*) FROM (SELECT CASE WHEN n.state <> 'subscribed' THEN n.state"
+            f"SELECT why, language, {place}, count(*) FROM (SELECT CASE WHEN n.state <> 'subscribed' THEN n.state"
             f" WHEN NOT ({chosen}) THEN 'not in the segment'"
             " WHEN EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key) THEN 'suppressed'"
             " WHEN EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
-            f" THEN 'already has it' ELSE '' END AS why, {language} AS language, {zone} AS zone FROM subscription n"
+            f" THEN 'already has it' ELSE '' END AS why, {language} AS language{zone} FROM subscription n"
             " JOIN subscriber s ON s.id = n.subscriber_id WHERE n.list_id = %s) AS counted"
-            " GROUP BY why, language, zone",
+            f" GROUP BY why, language{', zone' if by_zone else ''}",
             [*chosen_values, round.pk if round else -1, *language_values, *known, list],
         )
         rows = cursor.fetchall()
     recipients: dict[str, int] = {}
     zones: dict[str, int] = {}
     left_out: dict[str, int] = {}
-    for why, spoken, place, count in rows:
-        for counts, key in ((left_out, why),) if why else ((recipients, spoken), (zones, place)):
+    for why, spoken, where, count in rows:
+        for counts, key in ((left_out, why),) if why else ((recipients, spoken), (zones, where)):
             counts[key] = counts.get(key, 0) + count
     return Headcount(
         recipients=dict(sorted(recipients.items())),
