@@ -156,15 +156,16 @@ def anything_due(now: float) -> bool:
     if models.Mailing.objects.filter(Q(state="opening") | begins).exists():
         return True
     unfinished = models.Batch.objects.exclude(state="done")
-    if unfinished.filter(state="leased").exists():
-        return True
     # One query or two for each mailing that is open: what waits is found in the index of ready batches.
     for id, kind in models.Mailing.objects.filter(state="sending").values_list("pk", "kind"):
         if unfinished.filter(mailing_id=id, state="ready", not_before__lte=now).exists():
             return True
         if kind == "issue" and not unfinished.filter(mailing_id=id).exists():
             return True  # it is over, and somebody must say so
-    return unfinished.filter(state="ready", mailing__state="cancelled").exists()
+    if unfinished.filter(state="ready", mailing__state="cancelled").exists():
+        return True
+    # Last, since what was ready a moment ago may have been claimed since.
+    return unfinished.filter(state="leased").exists()
 
 
 @dataclass(frozen=True, kw_only=True)
