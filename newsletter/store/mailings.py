@@ -36,7 +36,8 @@ WAITING = "waits for its turn"
 QUARANTINE = 600.0  # seconds after which a doubtful delivery may be sent again: longer than any answer takes
 
 UNDER_WAY = ("scheduled", "opening", "sending", "paused")
-ZONE = "timezone"  # the attribute that says in which time zone somebody lives: an IANA name
+# The attribute that says in which time zone somebody lives, an IANA name; the second as exports of Mailchimp have it.
+ZONE = ("timezone", "TIMEZONE")
 
 Audience = QuerySet[models.Subscriber]
 
@@ -174,8 +175,8 @@ def begin_scheduled(*, grace: float, now: datetime | None = None) -> list[int]:
 
 def _overdue(row: models.Mailing, late: float) -> str:
     return (
-        f"it was to begin on {schedule_words(row)} and is {_span(late)} late, since no worker ran then. If this database "
-        "is an old copy, it may have been sent already. When that is not so: "
+        f"it was to begin on {schedule_words(row)} and is {_span(late)} late, since no worker ran then. If this "
+        "database is an old copy, it may have been sent already. When that is not so: "
         f"newsletter resume {row.pk} sends it at once, send with --at moves it"
     )
 
@@ -189,9 +190,8 @@ def schedule_words(row: models.Mailing) -> str:
 
 def zone_sql() -> str:
     """SQL for the zone of a subscriber `s` as somebody gave it: text, NULL, or whatever else stands there."""
-    if connection.vendor == "postgresql":
-        return f"(s.attributes ->> '{ZONE}')"
-    return f"json_extract(s.attributes, '$.{ZONE}')"
+    one = "s.attributes ->> '{}'" if connection.vendor == "postgresql" else "json_extract(s.attributes, '$.{}')"
+    return f"coalesce({', '.join(one.format(name) for name in ZONE)})"
 
 
 def _moment_sql(

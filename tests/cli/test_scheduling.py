@@ -108,7 +108,7 @@ def give_zones(zones: dict[int, str]) -> None:
 
 def nights(hour: int) -> tuple[date, date]:
     """The next nights in which the clocks of Madrid go forward and go back."""
-    found = {}
+    found: dict[str, date] = {}
     for n in range(1, 366):
         wall = datetime.combine(datetime.now(UTC).date() + timedelta(days=n), datetime.min.time()).replace(hour=hour)
         found.setdefault(moments.comes(wall.replace(minute=30), MADRID), wall.date())
