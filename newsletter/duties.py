@@ -17,6 +17,14 @@ from newsletter.store.ledger import Tally
 DAY = 86_400.0  # seconds
 
 
+def begin_scheduled(config: Config) -> list[int]:
+    """Lets the mailings begin whose moment has come: their ids. Those that are overdue wait for a human.
+
+    To be called after `pause_forsaken`: in an old copy of the database nothing must begin.
+    """
+    return mailings.begin_scheduled(grace=config.grace)
+
+
 def write_down_recipients(config: Config, *, seconds: float = 2.0) -> bool:
     """Goes on with every mailing that is still opening, for so long; True while there is more to do."""
     deadline = time.monotonic() + seconds
@@ -28,7 +36,7 @@ def write_down_recipients(config: Config, *, seconds: float = 2.0) -> bool:
                 why = f"the segment {row.segment} was changed in lists.yaml before everybody was written down"
                 mailings.pause(row.pk, f"{why}; put it back and newsletter resume {row.pk}, or cancel and send anew")
                 continue
-            audience = segments.segment_query(segment, row.list_id, now=row.created_at)
+            audience = segments.segment_query(segment, row.list_id, now=row.send_at or row.created_at)
         while mailings.write_down(row.pk, audience):
             if time.monotonic() > deadline:
                 return True

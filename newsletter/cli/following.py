@@ -68,7 +68,10 @@ class Seen:
         if now.refused:
             words += f", {now.refused:,} refused"
         if now.state == "sending" and not now.due and now.next > time.time():
-            return f"{words}; the rest was deferred by the provider, the next try is at {_clock(now.next)}"
+            if not now.ahead:
+                return f"{words}; the rest was deferred by the provider, the next try is at {_clock(now.next)}"
+            also = ", or was deferred by the provider" if now.deferred else ""
+            return f"{words}; the rest waits for its hour where they live{also}; the next is at {_clock(now.next)}"
         if self.per_second >= 0.05 and now.state == "sending":
             left = max(0, now.audience - now.done)
             words += (
@@ -88,7 +91,8 @@ def span(seconds: float) -> str:
 
 
 def _clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC).astimezone():%H:%M:%S}"
+    there = datetime.fromtimestamp(at, UTC).astimezone()
+    return f"{there:%H:%M:%S}" if at - time.time() < 12 * 3600 else f"{there:%Y-%m-%d %H:%M}"
 
 
 class _Gauge:
@@ -360,6 +364,7 @@ class _Log:
 
     def _look_at(self, row: Mailing) -> None:
         from newsletter.store import overview
+        from newsletter.store.mailings import schedule_words
 
         standing = overview.standing(row.pk, time.time())
         seen = self._gauges.setdefault(row.pk, _Gauge()).see(standing)
@@ -370,6 +375,7 @@ class _Log:
         if changed or (standing.done != done and time.monotonic() - at > LINE_EVERY):
             words = str(seen) if standing.state in ("opening", "sending") else standing.state
             words += f": {standing.reason}" if standing.state == "paused" else ""
+            words += f" for {schedule_words(row)}" if standing.state == "scheduled" else ""
             words = f"{words}: {_told(row.pk)}" if standing.state == "finished" else words
             click.echo(f"{_now()} mailing {row.pk} ({title(row)}): {words}")
             self._told[row.pk] = (standing.state, standing.done, time.monotonic())
@@ -382,14 +388,15 @@ class _Log:
         from newsletter.store.mailings import find
 
         doubts = 0
-        for id in self._told:
-            row = find(id)
+        rows = [row for row in map(find, self._told) if row.state != "scheduled"]
+        for row in rows:
+            id = row.pk
             counts = tally(id)
             doubts += counts["in_doubt"] if row.kind == "issue" else 0
             if row.kind == "issue":
                 click.echo(f"mailing {id} ({title(row)}), {row.state}: {_told(id)}")
                 doubts_next(row)
-        if not self._told:
+        if not rows:
             click.echo("nothing was due")
         return doubts
 

@@ -9,7 +9,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +18,7 @@ from newsletter.cli.database import open_store
 from newsletter.cli.output import command
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import Config
+from newsletter.moments import span
 
 if TYPE_CHECKING:
     from newsletter.store.models import Mailing
@@ -99,7 +100,8 @@ def pause(ctx: click.Context, mailing: int) -> None:
             click.echo(f"Mailing {mailing} is paused already: {row.reason}")
             return
         raise click.ClickException(f"mailing {mailing} is {row.state}: there is nothing to pause")
-    click.echo(f"Mailing {mailing} ({title(row)}) is paused; what is on its way arrives within seconds.")
+    then = "it does not begin before you resume it" if row.state == "scheduled" else ""
+    click.echo(f"Mailing {mailing} ({title(row)}) is paused; {then or 'what is on its way arrives within seconds'}.")
     click.echo(f"  {command()} mailings {mailing}    who has it and who waits")
     click.echo(f"  {command()} resume {mailing}      go on")
     click.echo(f"  {command()} cancel {mailing}      whoever has not got it will not get it from this mailing")
@@ -109,7 +111,7 @@ def pause(ctx: click.Context, mailing: int) -> None:
 @click.argument("mailing", type=int, metavar="ID")
 @click.pass_context
 def resume(ctx: click.Context, mailing: int) -> None:
-    """Go on with a mailing that is paused.
+    """Go on with a mailing that is paused. One that was scheduled waits for its moment, or begins if that has passed.
 
     It pauses by itself when the provider rejects the sender, when too many are refused, and when the database may be an
     old copy. `newsletter mailings ID` says why; mend that first.
@@ -128,10 +130,15 @@ def resume(ctx: click.Context, mailing: int) -> None:
         click.echo(f"It was opened to leave through {row.provider}; what is left goes through {config.route}.")
     if row.state == "paused":
         click.echo(f"It was paused: {row.reason}")
-        click.echo(f"Mailing {mailing} ({title(row)}) goes on where it stopped, as soon as a worker is there.")
+    if state == "scheduled":
+        click.echo(f"Mailing {mailing} ({title(row)}) is scheduled for {ledger.schedule_words(row)}.")
+    elif row.state == "paused":
+        how = "goes on where it stopped" if ledger.has_begun(row) else "begins"
+        click.echo(f"Mailing {mailing} ({title(row)}) {how}, as soon as a worker is there.")
     else:
         click.echo(f"Mailing {mailing} ({title(row)}) is {state} as it is.")
-    click.echo(f"  {go_on(row):<34} send it from here, if no worker is running")
+    then = "sends it when the time comes" if state == "scheduled" else "send it from here, if no worker is running"
+    click.echo(f"  {go_on(ledger.find(mailing)):<34} {then}")
 
 
 @click.command()
@@ -160,14 +167,17 @@ def cancel(ctx: click.Context, mailing: int, *, yes: bool) -> None:
     counts = tally(mailing)
     if row.state not in ("finished", "cancelled") and not yes:
         has = counts["accepted"] + counts["sending"]
+        told = f"{people(has)} of {row.audience:,} have it, {counts['pending']:,} will not get it"
+        if not ledger.has_begun(row):
+            told = f"It was to begin on {ledger.schedule_words(row)}" if row.send_at else "It has not begun"
         _confirm(
-            f"Cancel mailing {mailing} ({title(row)})? {people(has)} of {row.audience:,} have it, "
-            f"{counts['pending']:,} will not get it",
+            f"Cancel mailing {mailing} ({title(row)})? {told}",
             refused=f"not cancelled; to let it wait instead: {command()} pause {mailing}",
         )
     ledger.cancel(mailing, "cancelled by hand")
     swept = ledger.sweep(time.time())
-    click.echo(f"Mailing {mailing} ({title(row)}) is cancelled; {people(swept)} will not get it from this one.")
+    told = f"{people(swept)} will not get it from this one" if ledger.has_begun(row) else "it had not begun"
+    click.echo(f"Mailing {mailing} ({title(row)}) is cancelled; {told}.")
     left = tally(mailing)
     if left["sending"] or left["pending"]:
         click.echo("What is on its way at this moment is finished by its worker, within seconds.")
@@ -245,9 +255,9 @@ def title(row: Mailing) -> str:
     return words + (f", round {row.round.number}" if row.round.number > 1 else "")
 
 
-def go_on(row: Mailing) -> str:
-    """The command that goes on with a mailing from where it was stopped."""
-    if row.round is None:
+def go_on(row: Mailing, *, now: bool = False) -> str:
+    """The command that goes on with a mailing from where it was stopped; `now`: the `send` that means it."""
+    if row.round is None or (row.state == "scheduled" and not now):
         return f"{command()} worker"
     # The list and the segment too: without them another mailing would be meant.
     words = [command(), "send", row.round.issue]
@@ -317,7 +327,13 @@ def moment(at: datetime | float | None) -> str:
 
 def _show_line(row: Mailing) -> None:
     from newsletter.store.ledger import tally
+    from newsletter.store.mailings import schedule_words
 
+    if row.state == "scheduled":
+        click.echo(
+            f"{row.pk:>4}  {moment(row.created_at)}  {row.state:<9}  {title(row):<28}  for {schedule_words(row)}"
+        )
+        return
     counts = tally(row.pk)
     told = ", ".join(f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state])
     when = moment(row.opened_at or row.created_at)
@@ -329,14 +345,24 @@ def _show_line(row: Mailing) -> None:
 
 def _show(row: Mailing, config: Config) -> None:
     from newsletter.store import overview
+    from newsletter.store.mailings import has_begun, schedule_words
 
     work = overview.work(row.pk, time.time())
     click.echo(f"Mailing {row.pk}: {title(row)}, {row.state}")
     if row.reason:
         click.echo(f"  {row.reason}")
-    times = (("written down", row.created_at), ("opened", row.opened_at), ("over", row.finished_at))
+    if row.send_at:
+        ahead = row.send_at - datetime.now(UTC)
+        away = f", in {span(ahead)}" if row.state == "scheduled" and ahead > timedelta() else ""
+        click.echo(f"  scheduled for {schedule_words(row)}{away}")
+    asked = "asked for" if row.send_at else "written down"
+    times = ((asked, row.created_at), ("opened", row.opened_at), ("over", row.finished_at))
     click.echo("  " + ", ".join(f"{word} {moment(at)}" for word, at in times if at) + f", through {row.provider}")
-    print_tally(row)
+    if has_begun(row):
+        print_tally(row)
+    else:
+        click.echo("Nobody is written down yet: who is on the list when it begins gets it.")
+    _show_hours(row)
     for owner, count, until in work.held:
         late = until < time.time()
         state = "its lease is over, any worker takes over" if late else f"lease until {_clock(until)}"
@@ -353,6 +379,18 @@ def _show(row: Mailing, config: Config) -> None:
     for each in doubts:
         click.echo(f"In doubt since {each['since']}: Message-ID {each['message_id']}")
     doubts_next(row)
+
+
+def _show_hours(row: Mailing) -> None:
+    """Of a mailing that goes out at the same hour of everybody's own day: when that is, and who waits for it."""
+    from newsletter.cli.scheduling import named
+    from newsletter.store.overview import hours
+
+    for hour in hours(row) if row.state in ("sending", "opening", "paused") else ():
+        waits = "" if hour.waiting == hour.people else f"{hour.waiting:,} "
+        begun = "due" if hour.at <= time.time() else "waits" if hour.waiting == 1 else "wait"
+        state = f"{waits}{begun}" if hour.waiting else "has begun"
+        click.echo(f"  {moment(hour.at)}  {people(hour.people):>16}  {state:<12}  {named(hour.zones)}")
 
 
 def _clock(at: float) -> str:
@@ -393,6 +431,9 @@ def described(row: Mailing) -> dict[str, Any]:
         "tally": tally(row.pk),
         "left_out": row.left_out,
         "created_at": _iso(row.created_at),
+        "send_at": _iso(row.send_at),
+        "zone": row.zone or None,
+        "local_time": row.local_time or None,
         "opened_at": _iso(row.opened_at),
         "finished_at": _iso(row.finished_at),
         "manifest": row.manifest_hash or None,
@@ -414,6 +455,15 @@ def everything(row: Mailing, config: Config) -> dict[str, Any]:
             for owner, count, until in work.held
         ],
         "next_try": _iso(datetime.fromtimestamp(work.next, UTC)) if work.next else None,
+        "moments": [
+            {
+                "at": _iso(datetime.fromtimestamp(hour.at, UTC)),
+                "zones": [zone or None for zone in hour.zones],
+                "people": hour.people,
+                "waiting": hour.waiting,
+            }
+            for hour in overview.hours(row)
+        ],
         "editions": overview.editions(row.pk),
     }
 

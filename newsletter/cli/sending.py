@@ -16,6 +16,7 @@ import click
 from newsletter.build import build_issue
 from newsletter.checks import Checked, check_issue
 from newsletter.checks.leaving import WELL_KNOWN, ask, check_leaving, identity_file
+from newsletter.cli import scheduling
 from newsletter.cli.database import open_store
 from newsletter.cli.following import Followed, follow, span, trouble
 from newsletter.cli.issues import find_issue
@@ -61,6 +62,7 @@ class Plan:
     round: int  # the last one there was when we looked
     count: Headcount
     estimate: Estimate
+    at: scheduling.Asked | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,8 @@ class Estimate:
 @click.option("--dry-run", is_flag=True, help="Say who would get it, how many, and how long it takes. Send nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--again", is_flag=True, help="Send it once more to everybody, also to those who have it.")
+@click.option("--at", metavar="WHEN", help='Not before: "2026-11-27 08:00 Europe/Madrid". A worker sends it then.')
+@click.option("--at-local", is_flag=True, help="With --at: when it is that time where each person lives.")
 @click.option("--no-wait", is_flag=True, help="Leave the sending to workers that run already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to standard error.")
 @click.pass_context
@@ -92,6 +96,8 @@ def send(
     dry_run: bool,
     yes: bool,
     again: bool,
+    at: str | None,
+    at_local: bool,
     no_wait: bool,
     as_json: bool,
 ) -> None:
@@ -107,6 +113,10 @@ def send(
 
     --again asks you to type the issue's date, whatever --yes says.
 
+    --at freezes the issue now and comes back at once; who is on the list at that moment gets it, from a worker that
+    runs then. With --at-local everybody gets it at that time of their own day (the attribute timezone), and the zone of
+    --at counts for people who have none. The same command with another --at moves it.
+
     \b
     Exit codes: 0 everybody is accounted for, 1 not sent, paused or cancelled,
     2 usage, 3 the provider or the database did not answer, 4 sent with some
@@ -118,11 +128,13 @@ def send(
       newsletter send 2017-11-19 --dry-run
       newsletter send 2017-11-19
       newsletter send 2017-11-19 --list weekly --segment language=es
+      newsletter send 2017-11-19 --at "2017-11-19 08:00 Europe/Madrid"
     """
     if addresses and not test:
         raise click.UsageError(f"{addresses[0]} is one word too many; addresses follow --test")
     if test and (dry_run or again or segment or no_wait):
         raise click.UsageError("--test goes with none of --dry-run, --again, --segment and --no-wait")
+    when = scheduling.asked(at, local=at_local, test=bool(test))
     config = open_workspace(ctx)
     config = replace(config, list=list_name or config.list)
     path = find_issue(issue, config)
@@ -137,7 +149,7 @@ def send(
         if test:
             outcome = _send_test(config, ways, checked, (*test, *addresses), as_json=as_json)
             ctx.exit(outcome)
-        plan = _plan(config, checked, segment.strip(), again=again)
+        plan = _plan(config, checked, segment.strip(), again=again, at=when)
         if dry_run:
             ctx.exit(_dry_run(config, ways, plan, findings, as_json=as_json))
         ctx.exit(_send(config, ways, plan, yes=yes, wait=not no_wait, as_json=as_json))
@@ -179,7 +191,7 @@ def _refuse_to_leave(findings: Sequence[Finding], config: Config) -> None:
         raise click.ClickException(f"nothing leaves through {config.route} before that is mended: {tally(findings)}")
 
 
-def _plan(config: Config, checked: Checked, segment: str, *, again: bool) -> Plan:
+def _plan(config: Config, checked: Checked, segment: str, *, again: bool, at: scheduling.Asked | None) -> Plan:
     from newsletter.store import overview
     from newsletter.store.lists import list_id
     from newsletter.store.segments import parse_segment, segment_query
@@ -196,6 +208,7 @@ def _plan(config: Config, checked: Checked, segment: str, *, again: bool) -> Pla
         default_language=config.default_language,
         audience=audience,
         again=again,
+        by_zone=bool(at and at.schedule.local_time),
     )
     return Plan(
         issue=issue,
@@ -209,6 +222,7 @@ def _plan(config: Config, checked: Checked, segment: str, *, again: bool) -> Pla
         round=overview.last_round(issue),
         count=count,
         estimate=_estimate(config, count.total),
+        at=at,
     )
 
 
@@ -233,7 +247,7 @@ def _estimate(config: Config, total: int) -> Estimate:
     return Estimate(seconds=None, words="unknown: nothing has left this way yet")
 
 
-def _say_plan(config: Config, plan: Plan, *, err: bool) -> None:
+def _say_plan(config: Config, plan: Plan, *, err: bool, every: bool = False) -> None:
     where = f"the list {config.list}" + (f", segment {plan.segment}" if plan.segment else "")
     click.echo(f"{plan.issue} “{plan.subject}” to {where}:", err=err)
     spoken = ", ".join(f"{count:,} in {language}" for language, count in plan.count.recipients.items())
@@ -241,6 +255,8 @@ def _say_plan(config: Config, plan: Plan, *, err: bool) -> None:
     if plan.count.left_out:
         click.echo(f"  left out: {left_out(plan.count.left_out)}", err=err)
     click.echo(f"  through {_way_out(config)}; it takes {plan.estimate.words}", err=err)
+    if plan.at:
+        scheduling.say(plan.at, plan.count.zones, every=every, err=err)
 
 
 def _way_out(config: Config) -> str:
@@ -261,7 +277,7 @@ def _described(config: Config, way: Way) -> str:
 
 
 def _dry_run(config: Config, ways: Sequence[WayOut], plan: Plan, findings: Sequence[Finding], *, as_json: bool) -> int:
-    from newsletter.store import overview
+    from newsletter.store import mailings, overview
     from newsletter.store.schema import store_id
 
     failed = any(each.severity == "error" for each in findings)
@@ -278,13 +294,17 @@ def _dry_run(config: Config, ways: Sequence[WayOut], plan: Plan, findings: Seque
             "provider": config.route,
             "manifest": plan.manifest_hash,
             "findings": [each.as_json() for each in findings],
+            **scheduling.as_json(plan.at, plan.count.zones),
         }
         click.echo(json.dumps(described, ensure_ascii=False, indent=2))
         return int(failed)
     print_findings([each for each in findings if each.severity != "note"])
-    _say_plan(config, plan, err=False)
+    _say_plan(config, plan, err=False, every=True)
     if going:
-        click.echo(f"Mailing {going[0].pk} of it is under way ({going[0].state}): send would go on with that.")
+        words = f"under way ({going[0].state}): send would go on with that"
+        if going[0].state == "scheduled":
+            words = f"scheduled for {mailings.schedule_words(going[0])}; send with --at moves it"
+        click.echo(f"Mailing {going[0].pk} of it is {words}.")
     if _leaves(ways):
         click.echo(f"{config.base_url}{WELL_KNOWN} must answer with this file, as it is, from any web server:")
         click.echo(f"  {identity_file(store_id()).strip()}")
@@ -293,7 +313,7 @@ def _dry_run(config: Config, ways: Sequence[WayOut], plan: Plan, findings: Seque
         return 1
     click.echo("Nothing was sent. Next:")
     click.echo(f"  {command()} send {plan.issue} --test YOUR-ADDRESS    see it in your own inbox")
-    click.echo(f"  {command()} send {plan.issue}")
+    click.echo(f"  {command()} send {plan.issue}{f' {plan.at.options}' if plan.at else ''}")
     return 0
 
 
@@ -305,16 +325,21 @@ def _send(config: Config, ways: Sequence[WayOut], plan: Plan, *, yes: bool, wait
 
     going = overview.under_way(plan.issue)
     same = next((row for row in going if _same(row, plan)), None)
-    if plan.again:
+    if plan.again and not (same and plan.at):
         _ask_again(plan, going)
     if same:
+        changed = same.manifest_hash != plan.manifest_hash
+        held = scheduling.held(same, plan.at, plan.count.zones, changed=changed, yes=yes, ask=_ask, as_json=as_json)
+        if held is not None:
+            return held
         _ask_going_on(config, plan, same, yes=yes, err=as_json)
         return _follow(config, ways, same.pk, wait=wait, as_json=as_json)
     if not plan.count.total:
         return _nobody(plan, config, going, as_json=as_json)
     _say_plan(config, plan, err=as_json)
     if not yes and not plan.again:
-        _ask(f"Send it to {people(plan.count.total)}?", refused="not sent")
+        what = f"Schedule it, for {people(plan.count.total)} as of now?" if plan.at else ""
+        _ask(what or f"Send it to {people(plan.count.total)}?", refused="not sent")
     # Somebody may have answered the same question in another shell meanwhile: one new round, not two.
     again = plan.again and overview.last_round(plan.issue) == plan.round
     opened = mailings.open_mailing(
@@ -327,7 +352,10 @@ def _send(config: Config, ways: Sequence[WayOut], plan: Plan, *, yes: bool, wait
         meaning=plan.meaning,
         manifest_hash=plan.manifest_hash,
         again=again,
+        schedule=plan.at.schedule if plan.at else None,
     )
+    if mailings.find(opened.mailing).state == "scheduled":
+        return scheduling.scheduled(mailings.find(opened.mailing), quiet=as_json)
     words = "was opened from another shell at this moment; going on with it" if opened.joined else "is open"
     click.echo(f"Mailing {opened.mailing} {words}.", err=as_json)
     return _follow(config, ways, opened.mailing, wait=wait, as_json=as_json)

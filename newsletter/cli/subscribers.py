@@ -564,8 +564,8 @@ def _waiting(row: Delivery, words: str) -> str:
         tries = "once" if row.attempts == 1 else f"{row.attempts} times"
         then = f", again not before {_moment(row.not_before)}" if row.not_before else ""
         return f"waits; was tried {tries}{then}{words}"
-    if mailing.send_at and mailing.send_at > datetime.now(UTC):
-        return f"waits until {_time(mailing.send_at)}"
+    if row.not_before > datetime.now(UTC).timestamp():
+        return f"waits until {_moment(row.not_before)}, its hour where they live"
     return "waits for its turn"
 
 

@@ -54,6 +54,7 @@ def run(
         while not stop.is_set():
             try:
                 dispatcher.heartbeat()
+                duties.begin_scheduled(config)
                 more = duties.write_down_recipients(config, seconds=min(2.0, lease / 4))
                 duties.reap(config, keyring, store)
                 duties.finish()

@@ -29,6 +29,7 @@ from newsletter.errors import Finding, InputError, SchemaMismatch, Where
 from newsletter.store import archive, keys, models, schema
 from newsletter.store.archive import Unpacked
 from newsletter.store.ledger import tally
+from newsletter.store.mailings import UNDER_WAY
 
 _PEOPLE = ("subscriber", "suppression", "consent", "mailing", "delivery")  # a database with rows in one is not empty
 _FILE = "newsletter.sqlite3"
@@ -173,7 +174,7 @@ def _refusal(code: str, message: str, help: str, path: Path | None = None) -> In
 def _pause_all(created: datetime) -> tuple[int, ...]:
     """Lets every mailing with work left wait for a human; their ids."""
     paused = []
-    for mailing in models.Mailing.objects.filter(state__in=("opening", "sending", "paused")).order_by("pk"):
+    for mailing in models.Mailing.objects.filter(state__in=UNDER_WAY).order_by("pk"):
         counts = tally(mailing.pk)
         left = counts["pending"] + counts["sending"]
         opening = mailing.kind == "issue" and mailing.opened_at is None

@@ -3,6 +3,10 @@
 `open_mailing` freezes the editions and the plan in one short transaction. Writing down the recipients is a duty's work,
 `write_down`, one key range after the other, each in a transaction of its own: it may be interrupted anywhere and goes
 on where it was, and nothing can be claimed before the counts agree.
+
+A mailing with a schedule waits first, and nobody is written down. `begin_scheduled` lets it begin when its moment has
+come. Where everybody is to get it at the same hour of their own day, it begins when that hour is anywhere; who lives
+elsewhere stands in a batch that waits for its moment.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from django.db import connection, transaction
 from django.db.models import Max, QuerySet
 
 from newsletter.errors import LedgerError, NotFound
+from newsletter.moments import Schedule, moments_of, shown, shown_local
 from newsletter.rendering.edition import Edition as RenderedEdition
 from newsletter.store import models
 from newsletter.store.editions import frozen
@@ -30,7 +35,9 @@ RANGE = 5000  # subscribers written down in one transaction, to begin with
 WAITING = "waits for its turn"
 QUARANTINE = 600.0  # seconds after which a doubtful delivery may be sent again: longer than any answer takes
 
-UNDER_WAY = ("opening", "sending", "paused")
+UNDER_WAY = ("scheduled", "opening", "sending", "paused")
+# The attribute that says in which time zone somebody lives, an IANA name; the second as exports of Mailchimp have it.
+ZONE = ("timezone", "TIMEZONE")
 
 Audience = QuerySet[models.Subscriber]
 
@@ -54,6 +61,7 @@ def open_mailing(
     meaning: str = "",
     manifest_hash: str = "",
     again: bool = False,
+    schedule: Schedule | None = None,
 ) -> Opened:
     """Freezes the editions, one per language, for everybody on the list whom this issue has not reached.
 
@@ -61,7 +69,7 @@ def open_mailing(
     before everybody is written down, the mailing waits for a human.
 
     Two calls for one issue, list and segment give one mailing while it is under way. `again` begins a new round, in
-    which everybody gets the issue once more.
+    which everybody gets the issue once more. With a `schedule` it waits for that, and who is on the list then counts.
     """
     now = datetime.now(UTC)
     with transaction.atomic():
@@ -78,13 +86,15 @@ def open_mailing(
             round=round,
             list_id=list,
             segment=segment,
-            state="opening",
+            state="scheduled" if schedule else "opening",
             provider=provider,
             manifest_hash=manifest_hash,
             plan={"done": 0, "range": RANGE, "language": default_language, "meaning": meaning},
             created_at=now,
             watched_at=now,
         )
+        if schedule:
+            _put_schedule(mailing, schedule)
         for language, edition in editions.items():
             content, hash = frozen(edition)
             models.Edition.objects.create(mailing=mailing, language=language, hash=hash, content=content)
@@ -111,6 +121,105 @@ def _lock_ids(cursor: Any) -> None:
 
 
 _DELIVERY_IDS = 0x6E657773  # a number of our own for the lock
+
+
+# --- a schedule -------------------------------------------------------------------------------------------------------
+
+
+def _put_schedule(row: models.Mailing, schedule: Schedule) -> None:
+    row.send_at, row.zone, row.local_time = schedule.send_at, schedule.zone, schedule.local_time
+    if schedule.local_time:
+        row.plan = {**row.plan, "home": schedule.home_at.timestamp(), "zones": {}}
+    else:
+        row.plan = {key: value for key, value in row.plan.items() if key not in ("home", "zones")}
+    row.save(update_fields=["send_at", "zone", "local_time", "plan"])
+
+
+def has_begun(row: models.Mailing) -> bool:
+    """Whether recipients of a mailing may be written down already, so that no schedule can hold for it any more."""
+    return row.state not in ("scheduled", "paused") or row.opened_at is not None or row.plan.get("done", 0) > 0
+
+
+def move(mailing: int, schedule: Schedule) -> None:
+    """Another schedule for a mailing that has not begun; one that is paused waits for it as well.
+
+    Raises `NotFound`, and `LedgerError` when it has begun meanwhile.
+    """
+    with transaction.atomic():
+        find(mailing)
+        row = models.Mailing.objects.select_for_update().get(pk=mailing)
+        if has_begun(row):
+            raise LedgerError(f"mailing {mailing} is {row.state}, and has begun: it cannot be moved any more")
+        row.state, row.reason = "scheduled", ""
+        row.save(update_fields=["state", "reason"])
+        _put_schedule(row, schedule)
+
+
+def begin_scheduled(*, grace: float, now: datetime | None = None) -> list[int]:
+    """Lets every mailing whose moment has come begin: their ids. One that is late by more than `grace` (in seconds) is
+    paused: no worker ran, or this database is an old copy of one in which it was sent.
+    """
+    now = now or datetime.now(UTC)
+    begun = []
+    for row in models.Mailing.objects.filter(state="scheduled", send_at__lte=now).order_by("pk"):
+        assert row.send_at is not None
+        # As it was seen: meanwhile another worker may have let it begin, or somebody moved it.
+        still = models.Mailing.objects.filter(pk=row.pk, state="scheduled", send_at=row.send_at)
+        late = (now - row.send_at).total_seconds()
+        if late > grace:
+            still.update(state="paused", reason=_overdue(row, late))
+        elif still.update(state="opening", watched_at=now):
+            begun.append(row.pk)
+    return begun
+
+
+def _overdue(row: models.Mailing, late: float) -> str:
+    return (
+        f"it was to begin on {schedule_words(row)} and is {_span(late)} late, since no worker ran then. If this "
+        "database is an old copy, it may have been sent already. When that is not so: "
+        f"newsletter resume {row.pk} sends it at once, send with --at moves it"
+    )
+
+
+def schedule_words(row: models.Mailing) -> str:
+    """ "Friday 2026-11-27 08:00 Europe/Madrid (07:00 UTC)"; "" for a mailing without a schedule."""
+    if row.send_at is None:
+        return ""
+    return shown_local(row.local_time, row.zone) if row.local_time else shown(row.send_at, row.zone)
+
+
+def zone_sql() -> str:
+    """SQL for the zone of a subscriber `s` as somebody gave it: text, NULL, or whatever else stands there."""
+    one = "s.attributes ->> '{}'" if connection.vendor == "postgresql" else "json_extract(s.attributes, '$.{}')"
+    return f"coalesce({', '.join(one.format(name) for name in ZONE)})"
+
+
+def _moment_sql(
+    cursor: Any, plan: Mapping[str, Any], local_time: str, source: str, values: list[Any]
+) -> tuple[str, list[Any], dict[str, float]]:
+    """SQL for the moment of a subscriber, its values, and the moments of the zones in a range of the list."""
+    # Only the zones that are there, the most frequent first: every comparison is made for every row.
+    cursor.execute(
+        f"SELECT {zone_sql()} AS zone, count(*){source} AND n.state = 'subscribed' GROUP BY 1 ORDER BY 2 DESC", values
+    )
+    moments = moments_of(local_time, (zone for zone, _ in cursor.fetchall() if isinstance(zone, str)))
+    arms = "".join(" WHEN %s THEN %s" for _ in moments)
+    moment = f"CASE {zone_sql()}{arms} ELSE %s END" if moments else "%s"
+    return moment, [*(each for pair in moments.items() for each in pair), plan["home"]], moments
+
+
+def _count_zones(cursor: Any, plan: dict[str, Any], moments: Mapping[str, float], first: int, last: int) -> None:
+    """Adds to the plan how many of these deliveries are in which zone: name → [moment, people]; "" for none."""
+    cursor.execute(
+        # A look-up for each, not a join: a planner that does not know the new rows would read all subscribers.
+        f"SELECT (SELECT {zone_sql()} FROM subscriber s WHERE s.id = d.subscriber_id) AS zone, d.not_before, count(*)"
+        " FROM delivery d WHERE d.id BETWEEN %s AND %s GROUP BY 1, 2",
+        (first, last),
+    )
+    zones: dict[str, list[float]] = plan["zones"]
+    for zone, moment, count in cursor.fetchall():
+        name = zone if isinstance(zone, str) and moments.get(zone) == moment else ""
+        zones[name] = [moment, zones.get(name, [moment, 0])[1] + count]
 
 
 # --- writing down the recipients --------------------------------------------------------------------------------------
@@ -164,7 +273,7 @@ def _end_of_range(cursor: Any, list: int | None, done: int, size: int) -> int | 
 
 
 def _write_range(
-    cursor: Any, mailing: models.Mailing, plan: Mapping[str, Any], top: int, audience: Audience | None
+    cursor: Any, mailing: models.Mailing, plan: dict[str, Any], top: int, audience: Audience | None
 ) -> None:
     editions = list(models.Edition.objects.filter(mailing=mailing).order_by("pk").values_list("pk", "language"))
     language, language_values = edition_sql([language for _, language in editions], plan["language"])
@@ -186,16 +295,22 @@ def _write_range(
     # Nobody has it yet when this is the round's only mailing; then its unique key alone is the guard.
     fresh = not models.Mailing.objects.filter(round=mailing.round).exclude(pk=mailing.pk).exists()
     unreached, unreached_values = ("", []) if fresh else (f" AND NOT {reached}", [mailing.round_id])
-    # Rows of one language stand together, so that a batch is a range of ids and has one edition.
+    moment, moment_values = "0", list[Any]()
+    moments: dict[str, float] = {}
+    if mailing.local_time:
+        moment, moment_values, moments = _moment_sql(cursor, plan, mailing.local_time, source, of_source)
+    order = "language, not_before, id" if mailing.local_time else "language, id"
+    # Rows of one language and one moment stand together, so that a batch is a range of ids and has one edition.
     cursor.execute(
         "INSERT INTO delivery (mailing_id, subscriber_id, round_id, address, address_key, language, state, epoch,"
         " attempts, not_before, at, provider_ref, detail)"
-        " SELECT %s, id, %s, address, address_key, language, 'pending', 0, 0, 0, %s, '', %s FROM ("
-        f"SELECT s.id, s.address, s.address_key, {language} AS language{source}"
-        f" AND n.state = 'subscribed' AND {chosen} AND NOT {suppressed}{unreached}) AS chosen ORDER BY language, id",
+        " SELECT %s, id, %s, address, address_key, language, 'pending', 0, 0, not_before, %s, '', %s FROM ("
+        f"SELECT s.id, s.address, s.address_key, {language} AS language, {moment} AS not_before{source}"
+        f" AND n.state = 'subscribed' AND {chosen} AND NOT {suppressed}{unreached}) AS chosen ORDER BY {order}",
         [
             *(mailing.pk, mailing.round_id, time.time(), WAITING),
             *language_values,
+            *moment_values,
             *of_source,
             *chosen_values,
             *unreached_values,
@@ -205,7 +320,10 @@ def _write_range(
     if written:
         cursor.execute("SELECT lastval()" if connection.vendor == "postgresql" else "SELECT last_insert_rowid()")
         last = int(cursor.fetchone()[0])
-        _cut_batches(cursor, mailing.pk, {language: pk for pk, language in editions}, last - written + 1, last)
+        first = last - written + 1
+        _cut_batches(cursor, mailing, {language: pk for pk, language in editions}, first, last)
+        if mailing.local_time:
+            _count_zones(cursor, plan, moments, first, last)
         mailing.audience += written
     cursor.execute(
         "SELECT state, count(*) FROM subscription WHERE list_id = %s AND subscriber_id > %s AND subscriber_id <= %s"
@@ -236,19 +354,21 @@ def edition_sql(languages: Sequence[str], default: str) -> tuple[str, list[str]]
     return f"CASE{arms} ELSE %s END", [*values, default if default in languages else languages[0]]
 
 
-def _cut_batches(cursor: Any, mailing: int, editions: Mapping[str, int], first: int, last: int) -> None:
+def _cut_batches(cursor: Any, mailing: models.Mailing, editions: Mapping[str, int], first: int, last: int) -> None:
+    moment, by = ("not_before", "language, not_before") if mailing.local_time else ("0", "language")
     cursor.execute(
-        "SELECT language, min(id), max(id) FROM delivery WHERE id BETWEEN %s AND %s GROUP BY language", (first, last)
+        f"SELECT language, {moment}, min(id), max(id) FROM delivery WHERE id BETWEEN %s AND %s GROUP BY {by}",
+        (first, last),
     )
-    for language, low, high in cursor.fetchall():
-        _add_batches(cursor, mailing, editions[language], low, high)
+    for language, not_before, low, high in cursor.fetchall():
+        _add_batches(cursor, mailing.pk, editions[language], low, high, not_before=not_before)
 
 
-def _add_batches(cursor: Any, mailing: int, edition: int, first: int, last: int) -> None:
+def _add_batches(cursor: Any, mailing: int, edition: int, first: int, last: int, *, not_before: float = 0.0) -> None:
     cursor.executemany(
         "INSERT INTO batch (mailing_id, edition_id, first, last, state, epoch, owner, lease_until, not_before,"
-        " answered, refused) VALUES (%s, %s, %s, %s, 'ready', 0, '', 0, 0, 0, 0)",
-        [(mailing, edition, low, min(low + BATCH - 1, last)) for low in range(first, last + 1, BATCH)],
+        " answered, refused) VALUES (%s, %s, %s, %s, 'ready', 0, '', 0, %s, 0, 0)",
+        [(mailing, edition, low, min(low + BATCH - 1, last), not_before) for low in range(first, last + 1, BATCH)],
     )
 
 
@@ -288,28 +408,33 @@ def find(mailing: int) -> models.Mailing:
 
 
 def pause(mailing: int, reason: str) -> bool:
-    """No more chunks of it leave; what is on its way is finished. False when it was not under way."""
-    changed = models.Mailing.objects.filter(pk=mailing, state__in=("opening", "sending"))
+    """No more chunks of it leave; what is on its way is finished. False when it was not under way, nor scheduled."""
+    changed = models.Mailing.objects.filter(pk=mailing, state__in=("scheduled", "opening", "sending"))
     return bool(changed.update(state="paused", reason=reason))
 
 
-def resume(mailing: int, *, route: str = "") -> str:
-    """Goes on with a paused mailing; says in which state it is now. Raises `NotFound`, `LedgerError`.
+def resume(mailing: int, *, route: str = "", now: datetime | None = None) -> str:
+    """Goes on with a paused mailing; says in which state it is now: `scheduled` again before its moment, and after it
+    at once, however late. Raises `NotFound`, `LedgerError`.
 
     With a `route` (`Config.route`) what is left leaves by those ways out, whichever it was opened for.
     """
+    now = now or datetime.now(UTC)
     with transaction.atomic():
         find(mailing)
         row = models.Mailing.objects.select_for_update().get(pk=mailing)
         if route and row.provider != route and row.state in UNDER_WAY:
             row.provider = route
             row.save(update_fields=["provider"])
-        if row.state in ("opening", "sending"):
+        if row.state in ("scheduled", "opening", "sending"):
             return str(row.state)
         if row.state != "paused":
             raise LedgerError(f"mailing {mailing} is {row.state}: only a paused one can be resumed")
-        row.state = "sending" if row.opened_at or row.kind == "oneoff" else "opening"
-        row.reason, row.watched_at = "", datetime.now(UTC)
+        if row.opened_at or row.kind == "oneoff":
+            row.state = "sending"
+        else:
+            row.state = "scheduled" if row.send_at and row.send_at > now and not has_begun(row) else "opening"
+        row.reason, row.watched_at = "", now
         row.save(update_fields=["state", "reason", "watched_at"])
         return str(row.state)
 
@@ -499,11 +624,13 @@ def post(
 def pause_forsaken(*, grace: float, work_of: Iterable[int] | None = None, why: str = "") -> list[int]:
     """Pauses what nobody looked after for longer than the grace period, in seconds, and has work left: the mailings.
 
-    The database may be an old copy, in which people count as pending whom the newer one has mailed.
+    The database may be an old copy, in which people count as pending whom the newer one has mailed. Nobody need look
+    after what is scheduled; it is paused too when `why` says that the database is older.
     """
     now = datetime.now(UTC)
     paused = []
-    rows = models.Mailing.objects.filter(state__in=("opening", "sending"))
+    states = ("scheduled", "opening", "sending") if why else ("opening", "sending")
+    rows = models.Mailing.objects.filter(state__in=states)
     if work_of is not None:
         rows = rows.filter(pk__in=tuple(work_of))
     for row in rows:
@@ -518,10 +645,11 @@ def pause_forsaken(*, grace: float, work_of: Iterable[int] | None = None, why: s
         if not batches and row.state == "sending":
             continue
         reason = why or f"no worker looked after it for {_span(silent)}"
+        who = "everybody on its list" if row.state == "scheduled" else f"up to {left or row.audience} people"
         if pause(
             row.pk,
-            f"{reason}, so this database may be an old copy: up to {left or row.audience} people may have been mailed "
-            "since. When that is not so: newsletter resume " + str(row.pk),
+            f"{reason}, so this database may be an old copy: {who} may have been mailed since. When that "
+            f"is not so: newsletter resume {row.pk}",
         ):
             paused.append(row.pk)
     return paused

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, Max, Min, Q, QuerySet
+from django.db.models import Count, F, Max, Min, Q, QuerySet, Sum
 
+from newsletter.moments import zone_names
 from newsletter.store import models
-from newsletter.store.mailings import UNDER_WAY, Audience, edition_sql
+from newsletter.store.mailings import UNDER_WAY, Audience, edition_sql, zone_sql
 
 SHORTEST_PACE = 1.0  # seconds of sending from which a pace is worth stating
 FEWEST_PACED = 50  # messages
@@ -25,6 +27,7 @@ class Headcount:
 
     recipients: dict[str, int]  # the language of the edition → people
     left_out: dict[str, int]  # the reason → people on the list
+    zones: dict[str, int]  # where asked for: the time zone → people; "": none is known, "?": what stands there is none
 
     @property
     def total(self) -> int:
@@ -39,6 +42,7 @@ def headcount(
     default_language: str,
     audience: Audience | None = None,
     again: bool = False,
+    by_zone: bool = False,
 ) -> Headcount:
     """Counts for an issue in these languages; `again` counts for a new round, which has reached nobody."""
     language, language_values = edition_sql(languages, default_language)
@@ -47,23 +51,36 @@ def headcount(
         segment, values = audience.order_by().values("pk").query.sql_with_params()
         chosen, chosen_values = f"s.id IN ({segment})", [*values]
     round = None if again else models.Round.objects.filter(issue=issue).order_by("-number").first()
+    known: Sequence[str] = ()
+    zone, place = "", "''"
+    if by_zone:
+        known, place = sorted(zone_names()), "zone"
+        places = ", ".join(["%s"] * len(known))
+        zone = f", CASE WHEN {zone_sql()} IN ({places}) THEN {zone_sql()} WHEN coalesce({zone_sql()}, '') = '' THEN ''"
+        zone += " ELSE '?' END AS zone"
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT why, language, count(*) FROM (SELECT CASE WHEN n.state <> 'subscribed' THEN n.state"
+            f"SELECT why, language, {place}, count(*) FROM (SELECT CASE WHEN n.state <> 'subscribed' THEN n.state"
             f" WHEN NOT ({chosen}) THEN 'not in the segment'"
             " WHEN EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key) THEN 'suppressed'"
             " WHEN EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
-            f" THEN 'already has it' ELSE '' END AS why, {language} AS language FROM subscription n"
-            " JOIN subscriber s ON s.id = n.subscriber_id WHERE n.list_id = %s) AS counted GROUP BY why, language",
-            [*chosen_values, round.pk if round else -1, *language_values, list],
+            f" THEN 'already has it' ELSE '' END AS why, {language} AS language{zone} FROM subscription n"
+            " JOIN subscriber s ON s.id = n.subscriber_id WHERE n.list_id = %s) AS counted"
+            f" GROUP BY why, language{', zone' if by_zone else ''}",
+            [*chosen_values, round.pk if round else -1, *language_values, *known, list],
         )
         rows = cursor.fetchall()
-    recipients = {spoken: count for why, spoken, count in rows if not why}
+    recipients: dict[str, int] = {}
+    zones: dict[str, int] = {}
     left_out: dict[str, int] = {}
-    for why, _, count in rows:
-        if why:
-            left_out[why] = left_out.get(why, 0) + count
-    return Headcount(recipients=dict(sorted(recipients.items())), left_out=dict(sorted(left_out.items())))
+    for why, spoken, where, count in rows:
+        for counts, key in ((left_out, why),) if why else ((recipients, spoken), (zones, where)):
+            counts[key] = counts.get(key, 0) + count
+    return Headcount(
+        recipients=dict(sorted(recipients.items())),
+        left_out=dict(sorted(left_out.items())),
+        zones=dict(sorted(zones.items())) if by_zone else {},
+    )
 
 
 def last_round(issue: str) -> int:
@@ -78,8 +95,8 @@ def under_way(issue: str) -> list[models.Mailing]:
 
 
 def active(besides: Iterable[int] = ()) -> list[models.Mailing]:
-    """The mailings that are opening or sending, and those of `besides`, oldest first."""
-    rows = models.Mailing.objects.filter(Q(state__in=("opening", "sending")) | Q(pk__in=[*besides]))
+    """The mailings that are scheduled, opening or sending, and those of `besides`, oldest first."""
+    rows = models.Mailing.objects.filter(Q(state__in=("scheduled", "opening", "sending")) | Q(pk__in=[*besides]))
     return [*rows.select_related("round", "list").order_by("pk")]
 
 
@@ -101,7 +118,9 @@ class Standing:
     done: int  # deliveries that need nothing more; a little behind where some were skipped
     refused: int
     due: bool  # something may be sent now, or is being sent
-    next: float  # Unix seconds at which the first deferred one is due; 0.0: none is
+    next: float  # Unix seconds at which the first one that waits is due; 0.0: none is
+    deferred: bool  # of those that wait some were tried before
+    ahead: bool  # of those that wait some were not: their hour has not come where they live
 
 
 def standing(mailing: int, now: float) -> Standing:
@@ -112,11 +131,12 @@ def standing(mailing: int, now: float) -> Standing:
             "SELECT coalesce(sum(CASE WHEN state = 'done' OR answered > last - first + 1 THEN last - first + 1"
             " ELSE answered END), 0), coalesce(sum(refused), 0),"
             " coalesce(sum(CASE WHEN state = 'leased' OR (state = 'ready' AND not_before <= %s) THEN 1 ELSE 0 END), 0),"
-            " min(CASE WHEN state = 'ready' AND not_before > %s THEN not_before END)"
+            " min(CASE WHEN state = 'ready' AND not_before > %s AND epoch > 0 THEN not_before END),"
+            " min(CASE WHEN state = 'ready' AND not_before > %s AND epoch = 0 THEN not_before END)"
             " FROM batch WHERE mailing_id = %s",
-            (now, now, mailing),
+            (now, now, now, mailing),
         )
-        done, refused, due, later = cursor.fetchone()
+        done, refused, due, deferred, ahead = cursor.fetchone()
     return Standing(
         state=row.state,
         reason=row.reason,
@@ -124,7 +144,9 @@ def standing(mailing: int, now: float) -> Standing:
         done=int(done),
         refused=int(refused),
         due=bool(due),
-        next=later or 0.0,
+        next=min((each for each in (deferred, ahead) if each), default=0.0),
+        deferred=bool(deferred),
+        ahead=bool(ahead),
     )
 
 
@@ -137,11 +159,10 @@ def of_other_ways(route: str) -> list[models.Mailing]:
 def anything_due(now: float, route: str) -> bool:
     """Whether there is work for a worker with these ways out at this moment, or one is at it: false while all that is
     left must wait."""
-    if models.Mailing.objects.filter(state="opening").exists():
+    begins = Q(state="scheduled", send_at__lte=datetime.fromtimestamp(now, UTC))
+    if models.Mailing.objects.filter(Q(state="opening") | begins).exists():
         return True
     unfinished = models.Batch.objects.exclude(state="done")
-    if unfinished.filter(state="leased").exists():
-        return True
     # One query or two for each mailing that is open: what waits is found in the index of ready batches.
     for id, kind, provider in models.Mailing.objects.filter(state="sending").values_list("pk", "kind", "provider"):
         ours = kind == "oneoff" or provider == route
@@ -149,7 +170,10 @@ def anything_due(now: float, route: str) -> bool:
             return True
         if kind == "issue" and not unfinished.filter(mailing_id=id).exists():
             return True  # it is over, and somebody must say so
-    return unfinished.filter(state="ready", mailing__state="cancelled").exists()
+    if unfinished.filter(state="ready", mailing__state="cancelled").exists():
+        return True
+    # Last, since what was ready a moment ago may have been claimed since.
+    return unfinished.filter(state="leased").exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +187,8 @@ def last_pace(provider: str) -> Pace | None:
 
     The pace of the first half of what was accepted: those who were deferred come late and say nothing of it.
     """
-    rows = models.Mailing.objects.filter(kind="issue", provider=provider, opened_at__isnull=False).order_by("-pk")
+    rows = models.Mailing.objects.filter(kind="issue", provider=provider, opened_at__isnull=False, local_time="")
+    rows = rows.order_by("-pk")  # not those that waited for the hour of each zone
     for id in rows.values_list("pk", flat=True)[:5]:
         accepted = _deliveries(id).filter(state="accepted").order_by("at")
         half = accepted.count() // 2
@@ -240,7 +265,7 @@ class Work:
 def work(mailing: int, now: float) -> Work:
     batches = models.Batch.objects.filter(mailing_id=mailing)
     held = batches.filter(state="leased").values_list("owner").annotate(count=Count("pk"), until=Min("lease_until"))
-    waiting: dict[str, Any] = batches.filter(state="ready", not_before__gt=now).aggregate(
+    waiting: dict[str, Any] = batches.filter(state="ready", not_before__gt=now, epoch__gt=0).aggregate(
         count=Count("pk"), next=Min("not_before")
     )
     refusing = batches.filter(refused__gt=0).order_by("-refused", "pk")
@@ -250,3 +275,31 @@ def work(mailing: int, now: float) -> Work:
         next=waiting["next"] or 0.0,
         refusing=[*refusing.values_list("pk", "edition__language", "refused", "answered")[:5]],
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hour:
+    """One of the moments of a mailing that goes out at the same hour of everybody's own day."""
+
+    at: float  # Unix seconds
+    zones: tuple[str, ...]  # "": people of whom no zone is known
+    people: int
+    waiting: int  # of them, those whose batches have not been touched; at most `people`
+
+
+def hours(row: models.Mailing) -> list[Hour]:
+    """The moments of a mailing with a local time, as its recipients were written down; none before that."""
+    waits = (
+        models.Batch.objects.filter(mailing=row, state="ready", epoch=0)
+        .values_list("not_before")
+        .annotate(people=Sum(F("last") - F("first") + 1))
+    )
+    waiting = dict(waits.order_by())
+    found: dict[float, tuple[list[str], int]] = {}
+    for zone, (at, people) in sorted(row.plan.get("zones", {}).items()):
+        names, count = found.get(at, ([], 0))
+        found[at] = ([*names, zone], count + int(people))
+    return [
+        Hour(at=at, zones=tuple(names), people=count, waiting=int(waiting.get(at, 0)))
+        for at, (names, count) in sorted(found.items())
+    ]

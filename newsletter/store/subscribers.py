@@ -305,7 +305,9 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
     key = address_key(config, address)
     with transaction.atomic():
         # Whoever writes recipients down holds their mailing's row: nobody does while we look, or after we looked.
-        list(Mailing.objects.select_for_update().filter(state="opening").values_list("pk", flat=True))
+        list(
+            Mailing.objects.select_for_update().filter(state__in=("scheduled", "opening")).values_list("pk", flat=True)
+        )
         person = Subscriber.objects.select_for_update().filter(address_key=key).first()
         suppression = Suppression.objects.select_for_update().filter(pk=key).first()
         deliveries = _deliveries(person, key)
