@@ -267,9 +267,9 @@ def shown_local(local_time: str, zone: str) -> str:
     return f"{wall_of(local_time):%A %Y-%m-%d %H:%M} where each person lives ({zone} where that is not known)"
 
 
-def span(length: timedelta) -> str:
-    """ "40 seconds", "12 minutes", "3.5 hours", "12 days"."""
-    seconds = abs(length.total_seconds())
+def span(length: timedelta | float) -> str:
+    """ "40 seconds", "12 minutes", "3.5 hours", "12 days". A number is of seconds."""
+    seconds = abs(length.total_seconds() if isinstance(length, timedelta) else length)
     if seconds < 90:
         count = max(1, round(seconds))
         return f"{count} second{'s' if count > 1 else ''}"

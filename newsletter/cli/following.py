@@ -19,6 +19,7 @@ from newsletter.cli.mailings import STATES, doubts_next, moment, title
 from newsletter.cli.output import command
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import Config
+from newsletter.moments import span
 from newsletter.providers import WayOut, open_ways
 
 if TYPE_CHECKING:
@@ -80,14 +81,6 @@ class Seen:
             if left:
                 words += f", {span(left / self.per_second)} left"
         return words
-
-
-def span(seconds: float) -> str:
-    """ "40 seconds", "12 minutes", "3.5 hours"."""
-    if seconds < 90:
-        count = max(1, round(seconds))
-        return f"{count} second{'s' if count > 1 else ''}"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _clock(at: float) -> str:

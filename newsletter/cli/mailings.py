@@ -363,6 +363,10 @@ def _show(row: Mailing, config: Config) -> None:
     else:
         click.echo("Nobody is written down yet: who is on the list when it begins gets it.")
     _show_hours(row)
+    if waits := waits_for(row, config):
+        click.echo(f"{waits['why'][0].upper()}{waits['why'][1:]} is reached; it goes on at {_clock(waits['until'])}.")
+    if end := done_by(row, config):
+        click.echo(f"It will be done at about {moment(end)}.")
     for owner, count, until in work.held:
         late = until < time.time()
         state = "its lease is over, any worker takes over" if late else f"lease until {_clock(until)}"
@@ -379,6 +383,29 @@ def _show(row: Mailing, config: Config) -> None:
     for each in doubts:
         click.echo(f"In doubt since {each['since']}: Message-ID {each['message_id']}")
     doubts_next(row)
+
+
+def waits_for(row: Mailing, config: Config) -> dict[str, Any] | None:
+    """The cap that a mailing waits for, and until when in Unix seconds; None when it waits for none."""
+    from newsletter.store import pace
+
+    way = config.ways[0]
+    if row.state != "sending" or row.kind != "issue" or row.provider != config.route or not way.pace:
+        return None
+    room = pace.room(pace.way_id(way.name), way.pace, "issue", time.time())
+    return None if room.count else {"why": room.why, "until": room.until}
+
+
+def done_by(row: Mailing, config: Config) -> float | None:
+    """When a mailing that is being sent will be done, in Unix seconds, as far as anything tells."""
+    from newsletter.cli.outlook import outlook
+    from newsletter.store.ledger import tally
+
+    if row.state != "sending" or row.kind != "issue" or row.provider != config.route:
+        return None
+    counts = tally(row.pk)
+    seconds = outlook(config, counts["pending"] + counts["sending"]).seconds
+    return None if seconds is None else time.time() + seconds
 
 
 def _show_hours(row: Mailing) -> None:
@@ -445,7 +472,10 @@ def everything(row: Mailing, config: Config) -> dict[str, Any]:
     from newsletter.store import overview
 
     work = overview.work(row.pk, time.time())
+    waits, end = waits_for(row, config), done_by(row, config)
     return described(row) | {
+        "waits_for": waits and {**waits, "until": _iso(datetime.fromtimestamp(waits["until"], UTC))},
+        "done_by": _iso(datetime.fromtimestamp(end, UTC)) if end else None,
         "reasons": {
             state: dict(overview.reasons(row.pk, state)) for state in ("refused", "skipped", "pending", "in_doubt")
         },

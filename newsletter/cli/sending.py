@@ -18,7 +18,7 @@ from newsletter.checks import Checked, check_issue
 from newsletter.checks.leaving import WELL_KNOWN, ask, check_leaving, identity_file
 from newsletter.cli import scheduling
 from newsletter.cli.database import open_store
-from newsletter.cli.following import Followed, follow, span, trouble
+from newsletter.cli.following import Followed, follow, trouble
 from newsletter.cli.issues import find_issue
 from newsletter.cli.mailings import (
     STATES,
@@ -31,6 +31,7 @@ from newsletter.cli.mailings import (
     print_tally,
     title,
 )
+from newsletter.cli.outlook import Outlook, outlook
 from newsletter.cli.output import command, plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import Anymail, Config, Smtp, Way
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from newsletter.dispatch import Progress
     from newsletter.store.models import Mailing
     from newsletter.store.overview import Headcount
-
-SMTP_SECONDS = 0.2  # for one message over one connection, assumed where nothing is known yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +60,8 @@ class Plan:
     again: bool
     round: int  # the last one there was when we looked
     count: Headcount
-    estimate: Estimate
+    outlook: Outlook
     at: scheduling.Asked | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    seconds: float | None
-    words: str
 
 
 @click.command()
@@ -221,30 +214,9 @@ def _plan(config: Config, checked: Checked, segment: str, *, again: bool, at: sc
         again=again,
         round=overview.last_round(issue),
         count=count,
-        estimate=_estimate(config, count.total),
+        outlook=outlook(config, count.total),
         at=at,
     )
-
-
-def _estimate(config: Config, total: int) -> Estimate:
-    """How long it will take, from how fast mail left this way last."""
-    from newsletter.store.overview import last_pace
-
-    if not total:
-        return Estimate(seconds=0.0, words="no time at all")
-    if pace := last_pace(config.route):
-        seconds = total / pace.per_second
-        words = f"about {span(seconds)}, at the pace of mailing {pace.mailing} ({pace.per_second:,.1f} a second)"
-        return Estimate(seconds=seconds, words=words)
-    settings = config.ways[0].settings
-    if isinstance(settings, Smtp):
-        seconds = total * SMTP_SECONDS / settings.connections
-        words = (
-            f"about {span(seconds)}, an estimate: nothing tells yet how fast this server is; {SMTP_SECONDS} seconds a "
-            f"message over {plural(settings.connections, 'connection')} are assumed"
-        )
-        return Estimate(seconds=seconds, words=words)
-    return Estimate(seconds=None, words="unknown: nothing has left this way yet")
 
 
 def _say_plan(config: Config, plan: Plan, *, err: bool, every: bool = False) -> None:
@@ -254,7 +226,7 @@ def _say_plan(config: Config, plan: Plan, *, err: bool, every: bool = False) -> 
     click.echo(f"  {people(plan.count.total)} will get it{f': {spoken}' if spoken else ''}", err=err)
     if plan.count.left_out:
         click.echo(f"  left out: {left_out(plan.count.left_out)}", err=err)
-    click.echo(f"  through {_way_out(config)}; it takes {plan.estimate.words}", err=err)
+    click.echo(f"  through {_way_out(config)}; it takes {plan.outlook.words}", err=err)
     if plan.at:
         scheduling.say(plan.at, plan.count.zones, every=every, err=err)
 
@@ -290,7 +262,7 @@ def _dry_run(config: Config, ways: Sequence[WayOut], plan: Plan, findings: Seque
             "under_way": going[0].pk if going else None,
             "recipients": plan.count.recipients,
             "left_out": plan.count.left_out,
-            "seconds": plan.estimate.seconds,
+            "seconds": plan.outlook.seconds,
             "provider": config.route,
             "manifest": plan.manifest_hash,
             "findings": [each.as_json() for each in findings],

@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from django.db.models import Max, QuerySet
 
 from newsletter.errors import LedgerError, NotFound
-from newsletter.moments import Schedule, moments_of, shown, shown_local
+from newsletter.moments import Schedule, moments_of, shown, shown_local, span
 from newsletter.rendering.edition import Edition as RenderedEdition
 from newsletter.store import models
 from newsletter.store.editions import frozen
@@ -175,7 +175,7 @@ def begin_scheduled(*, grace: float, now: datetime | None = None) -> list[int]:
 
 def _overdue(row: models.Mailing, late: float) -> str:
     return (
-        f"it was to begin on {schedule_words(row)} and is {_span(late)} late, since no worker ran then. If this "
+        f"it was to begin on {schedule_words(row)} and is {span(late)} late, since no worker ran then. If this "
         "database is an old copy, it may have been sent already. When that is not so: "
         f"newsletter resume {row.pk} sends it at once, send with --at moves it"
     )
@@ -644,7 +644,7 @@ def pause_forsaken(*, grace: float, work_of: Iterable[int] | None = None, why: s
             batches, left = cursor.fetchone()
         if not batches and row.state == "sending":
             continue
-        reason = why or f"no worker looked after it for {_span(silent)}"
+        reason = why or f"no worker looked after it for {span(silent)}"
         who = "everybody on its list" if row.state == "scheduled" else f"up to {left or row.audience} people"
         if pause(
             row.pk,
@@ -653,10 +653,6 @@ def pause_forsaken(*, grace: float, work_of: Iterable[int] | None = None, why: s
         ):
             paused.append(row.pk)
     return paused
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
 
 
 def watch() -> None:

@@ -21,7 +21,7 @@ import pytest
 from audience import add_people, address, as_ways
 from newsletter.checks.leaving import LARGEST
 from newsletter.cli import run
-from newsletter.config import Config
+from newsletter.config import Config, Pace
 from newsletter.content.fetch import Fetched, fetch
 from newsletter.content.fetch import Limits as FetchLimits
 from newsletter.envelope import Recipient
@@ -866,3 +866,33 @@ def test_a_worker_that_is_told_to_stop_says_that_nothing_is_in_hand(store: Confi
     assert (shell.returncode, told) == (0, "")
     assert "stopped; nothing is in hand" in said
     assert "mailing 1 (2017-11-19 to weekly): " in said
+
+
+def test_caps_tell_when_it_will_be_done_and_what_it_waits_for(
+    store: Config, say: Say, out: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_people(store, range(1, 31))
+    caps = Pace(per_day=10, oneoff=0)
+    monkeypatch.setattr(
+        "newsletter.cli.sending.open_ways",
+        lambda config: [replace(way, pace=caps) for way in as_ways(out, config)],
+    )
+    monkeypatch.setattr("newsletter.config.Way.pace", caps)
+    planned = say("send", "2017-11-19", "--dry-run")
+    assert "at most 10 a day may leave" in planned.out
+    assert "(2 days)" in planned.out or "(48." in planned.out
+    assert say("send", "2017-11-19", "--yes", "--no-wait").code == 0
+    monkeypatch.setattr(
+        "newsletter.cli.following.open_ways",
+        lambda config: [replace(way, pace=caps) for way in as_ways(out, config)],
+    )
+    worked = say("worker", "--once")
+    assert worked.code == 0
+    assert "the cap of 10 a day is reached" in worked.out
+    assert len(out.messages) == 10
+    shown = say("mailings", 1)
+    assert "The cap of 10 a day is reached; it goes on at " in shown.out
+    assert "It will be done at about " in shown.out
+    described = json.loads(say("mailings", 1, "--json").out)
+    assert described["waits_for"]["why"] == "the cap of 10 a day"
+    assert described["done_by"] > described["waits_for"]["until"]
