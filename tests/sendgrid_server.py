@@ -140,12 +140,17 @@ class SendgridServer:
 
     def take(self, request: dict[str, Any]) -> None:
         keys = [str(each["custom_args"]["d"]) for each in request["personalizations"]]
-        if self._log >= 0:
-            os.write(self._log, "".join(f"{key}\n" for key in keys).encode())
+        self.note([key.encode() for key in keys])
         with self.lock:
             if self.keep:
                 self.accepted += keys
                 self.messages += [(request, each) for each in request["personalizations"]]
+
+
+    def note(self, keys: list[bytes]) -> None:
+        """Writes down who is taken, in one stroke, before the answer."""
+        if self._log >= 0 and keys:
+            os.write(self._log, b"\n".join([*keys, b""]))
 
 
 class _quiet:
@@ -153,6 +158,9 @@ class _quiet:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         return isinstance(error, OSError)
+
+
+_DELIVERY = re.compile(rb'"custom_args": ?\{"d": ?"([^"]+)"\}')
 
 
 class _Http(ThreadingHTTPServer):
@@ -204,6 +212,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if len(content) < length:
             self.close_connection = True
+            return
+        if not (server.validate or server.keep or server._script):  # for benchmarks: as little work as can be
+            server.stopping.wait(server.delay)
+            server.note(_DELIVERY.findall(content))
+            self._answer(_written(202, {"X-Message-Id": f"id{time.monotonic_ns():x}"}, b""), Reply())
             return
         try:
             request = json.loads(content)

@@ -207,7 +207,7 @@ class _Hand:
             if isinstance(error, ProviderUnsure):
                 self._note(open, "deferred", detail=_NOT_TRIED)
             else:
-                self._note(self._suspects, "deferred", detail=str(error))
+                self._note(sorted(self._suspects), "deferred", detail=str(error))
             raise
         for place, words in self._suspects.items():
             if self._taken or not self._stopped:
@@ -222,7 +222,7 @@ class _Hand:
         is tried. The halves are every second recipient, so that who is tried alone first comes from all over the list:
         when many of them fail and nobody was ever taken, it is the request that is wrong.
         """
-        waiting = [group]
+        waiting = [group] if group else []
         rounds = 0
         while waiting:
             places = self._announced(waiting.pop())
@@ -259,21 +259,15 @@ class _Hand:
 
     def _announced(self, places: list[int]) -> list[int]:
         """Those who may leave; the others are deferred."""
-        if places and not self._stopped:
-            self._line.open()  # first: without a connection nobody is announced
-        left = 0
         if not self._stopped:
-            leaving, keys = self._recorder.leaving, self._keys
-            try:
-                for place in places:
-                    if not leaving(keys[place]):
-                        self._stopped = True
-                        break
-                    left += 1
-            except BaseException:
-                self._tell(places[:left], "deferred", detail=_STOPPED)
-                raise
-        self._note([place for place in places[left:] if place not in self._suspects], "deferred", detail=_STOPPED)
+            self._line.open()  # first: without a connection nobody is announced
+            left = self._recorder.leaving_all(self._keys_of(places))
+            self._stopped = left < len(places)
+            if not self._stopped:
+                return places
+        else:
+            left = 0
+        self._note(places[left:], "deferred", detail=_STOPPED)
         return places[:left]
 
     def _post(self, places: list[int]) -> Answer | None:
@@ -304,18 +298,26 @@ class _Hand:
 
     def _recall(self, places: Sequence[int], why: str) -> None:
         """Tells the recorder that these did not leave. They have no outcome yet."""
-        for place in places:
-            self._recorder.answered(Outcome(self._keys[place], "deferred", "", why))
+        self._recorder.answered_all([Outcome(key, "deferred", "", why) for key in self._keys_of(places)])
 
     def _tell(self, places: Sequence[int], state: State, *, ref: str = "", detail: str = "") -> None:
-        answered, keys, outcomes = self._recorder.answered, self._keys, self._outcomes
-        for place in places:
-            outcome = outcomes[place] = Outcome(keys[place], state, ref, detail)
-            answered(outcome)
+        told = [Outcome(key, state, ref, detail) for key in self._keys_of(places)]
+        self._recorder.answered_all(told)
+        self._keep(places, told)
 
-    def _note(self, places: Sequence[int] | dict[int, str], state: State, *, detail: str) -> None:
-        for place in places:
-            self._outcomes[place] = Outcome(self._keys[place], state, "", detail)
+    def _note(self, places: Sequence[int], state: State, *, detail: str) -> None:
+        """Outcomes of those who were not announced since the recorder was last told of them."""
+        self._keep(places, [Outcome(key, state, "", detail) for key in self._keys_of(places)])
+
+    def _keep(self, places: Sequence[int], outcomes: list[Outcome]) -> None:
+        if len(outcomes) == len(self._outcomes):  # all of them, and places always ascend
+            self._outcomes[:] = outcomes
+        else:
+            for place, outcome in zip(places, outcomes, strict=True):
+                self._outcomes[place] = outcome
+
+    def _keys_of(self, places: Sequence[int]) -> list[str]:
+        return self._keys if len(places) == len(self._keys) else [self._keys[place] for place in places]
 
 
 def _halves(places: list[int]) -> list[list[int]]:

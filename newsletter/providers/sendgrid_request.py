@@ -14,7 +14,7 @@ import html
 import re
 import secrets
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from json import dumps
 from json.encoder import encode_basestring_ascii as quoted
@@ -56,32 +56,42 @@ class Batch(NamedTuple):
     faults: dict[int, str]  # why a recipient cannot be written, by place
     addresses: list[str]  # as SendGrid compares them: no two alike in one request
 
-    def text(self, places: Iterable[int]) -> str:
-        return f"{self.opening}{','.join([self.rows[place] for place in places])}]}}"
+    def text(self, places: Sequence[int]) -> str:
+        """The request for those at `places`."""
+        rows = self.rows
+        if len(places) < len(rows):
+            rows = [rows[place] for place in places]
+        return f"{self.opening}{','.join(rows)}]}}"
 
-    def groups(self) -> Iterator[list[int]]:
-        """The places of all who can be written, parted so that each part may be a request.
+    def groups(self) -> list[list[int]]:
+        """The places of all who can be written, in ascending order, parted so that each part may be a request.
 
         SendGrid refuses a whole request in which an address stands twice, so the second one goes into a later request.
         """
-        places = [place for place in range(len(self.rows)) if place not in self.faults]
-        while places:
+        waiting = [place for place in range(len(self.rows)) if place not in self.faults]
+        size = len(self.opening) + sum(map(len, self.rows)) + len(self.rows) + 2
+        if len(self.rows) <= MOST_RECIPIENTS and size <= MOST_OCTETS and len({*self.addresses}) == len(self.rows):
+            return [waiting]
+        groups = []
+        while waiting:
             group: list[int] = []
             seen: set[str] = set()
             later = []
-            room = MOST_OCTETS - len(self.opening)
-            for at, place in enumerate(places):
-                if self.addresses[place] in seen:
-                    later.append(place)
-                    continue
+            room = MOST_OCTETS - len(self.opening) - 2
+            for at, place in enumerate(waiting):
                 room -= len(self.rows[place]) + 1
                 if group and (room < 0 or len(group) == MOST_RECIPIENTS):
-                    later += places[at:]
+                    later += waiting[at:]
                     break
-                seen.add(self.addresses[place])
-                group.append(place)
-            yield group
-            places = later
+                if self.addresses[place] in seen:
+                    room += len(self.rows[place]) + 1
+                    later.append(place)
+                else:
+                    seen.add(self.addresses[place])
+                    group.append(place)
+            groups.append(group)
+            waiting = later
+        return groups
 
 
 class Letter:
@@ -285,9 +295,9 @@ def _percent(text: str) -> str:
 
 
 def _absent_word(text: str) -> str:
-    """A word that nobody can know and that the text does not hold; 52 bits."""
+    """A word that nobody can know and that the text does not hold; 48 bits."""
     while True:
-        word = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
+        word = secrets.token_urlsafe(6).replace("-", "x").replace("_", "y")
         if word not in text:
             return word
 
