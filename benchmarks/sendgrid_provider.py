@@ -38,7 +38,16 @@ CHUNK = 1000
 @contextmanager
 def server(delay: int, log: Path) -> Iterator[int]:
     """The port of a server of our own."""
-    program = [sys.executable, "-m", "sendgrid_server", "--no-validate", "--delay", str(delay / 1000), "--log", str(log)]
+    program = [
+        sys.executable,
+        "-m",
+        "sendgrid_server",
+        "--no-validate",
+        "--delay",
+        str(delay / 1000),
+        "--log",
+        str(log),
+    ]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

@@ -1,6 +1,6 @@
 """A server on this machine that answers as SendGrid's /v3/mail/send does, strictly, or as a script says.
 
-    with SendgridServer(script=[Reply(status=429)]) as server:      the first request is answered so, the others as usual
+    with SendgridServer(script=[Reply(status=429)]) as server:      the first request is answered so, others as usual
         provider = SendgridProvider(Sendgrid(key=server.key), host=server.url)
         …
         server.accepted                                             custom_args.d of everybody who was taken, in order
@@ -57,6 +57,7 @@ def refusal(message: str, field: str | None = None, *, status: int = 400) -> Rep
     return Reply(status=status, body={"errors": [{"message": message, "field": field, "help": None}]})
 
 
+# A function gets the body of each request once it was read, so it cannot cut a connection before that.
 Script = Sequence[Reply | None] | Callable[[dict[str, Any]], Reply | None]
 
 
@@ -83,7 +84,7 @@ class SendgridServer:
         self.connections = 0
         self.stopping = threading.Event()
         self.lock = threading.Lock()
-        self._script, self._asked = script, 0
+        self.script, self._asked = script, 0
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if log else -1
         self._open: set[socket.socket] = set()
         outer = self
@@ -123,7 +124,7 @@ class SendgridServer:
         """Closes those that are open, as a server does with idle ones."""
         with self.lock:
             for each in self._open:
-                with _quiet():
+                with _Quiet():
                     each.shutdown(socket.SHUT_RDWR)
 
     def delivered(self) -> list[bytes]:
@@ -131,12 +132,13 @@ class SendgridServer:
         with self.lock:
             return [built(request, personalization) for request, personalization in self.messages]
 
-    def next_reply(self, body: dict[str, Any]) -> Reply | None:
+    def listed(self) -> Reply | None:
+        """What a list of answers has for the next request."""
         with self.lock:
             self._asked += 1
-            if callable(self._script):
-                return self._script(body)
-            return self._script[self._asked - 1] if self._asked <= len(self._script) else None
+            if callable(self.script):
+                return None
+            return self.script[self._asked - 1] if self._asked <= len(self.script) else None
 
     def take(self, request: dict[str, Any]) -> None:
         keys = [str(each["custom_args"]["d"]) for each in request["personalizations"]]
@@ -146,14 +148,13 @@ class SendgridServer:
                 self.accepted += keys
                 self.messages += [(request, each) for each in request["personalizations"]]
 
-
     def note(self, keys: list[bytes]) -> None:
         """Writes down who is taken, in one stroke, before the answer."""
         if self._log >= 0 and keys:
             os.write(self._log, b"\n".join([*keys, b""]))
 
 
-class _quiet:
+class _Quiet:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
@@ -189,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         with self.server_of.lock:
             self.server_of._open.discard(self.connection)
-        with _quiet():
+        with _Quiet():
             super().finish()
 
     def log_message(self, format: str, *arguments: object) -> None:
@@ -197,23 +198,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         server = self.server_of
-        if not callable(server._script) and (peeked := self._peeked()) is not None:
-            with server.lock:
-                server._asked += 1
+        reply = server.listed()
+        if reply and reply.cut == "before-reading":
             self._end(reset=False)
             return
         length = int(self.headers.get("Content-Length", "-1"))
-        mid_body = not callable(server._script) and self._is_next("mid-body")
-        content = self.rfile.read(min(length, 1000) if mid_body else length)
-        if mid_body:
-            with server.lock:
-                server._asked += 1
+        if reply and reply.cut == "mid-body":
+            self.rfile.read(min(length, 1000))
             self._end(reset=True)
             return
+        content = self.rfile.read(length)
         if len(content) < length:
             self.close_connection = True
             return
-        if not (server.validate or server.keep or server._script):  # for benchmarks: as little work as can be
+        if not (server.validate or server.keep or server.script):  # for benchmarks: as little work as can be
             server.stopping.wait(server.delay)
             server.note(_DELIVERY.findall(content))
             self._answer(_written(202, {"X-Message-Id": f"id{time.monotonic_ns():x}"}, b""), Reply())
@@ -226,7 +224,9 @@ class _Handler(BaseHTTPRequestHandler):
             if server.keep:
                 server.requests.append(request)
                 server.heads.append(dict(self.headers.items()))
-        reply = server.next_reply(request) or Reply()
+        if callable(server.script):
+            reply = server.script(request)
+        reply = reply or Reply()
         if reply.cut in ("after-body", "reset-after-body"):
             self._end(reset=reply.cut == "reset-after-body")
             return
@@ -245,18 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             raw = _written(status, headers, body)
         self._answer(raw, reply)
 
-    do_GET = do_POST
-
-    def _is_next(self, cut: Cut) -> bool:
-        server = self.server_of
-        with server.lock:
-            script = server._script
-            assert not callable(script)
-            reply = script[server._asked] if server._asked < len(script) else None
-        return reply is not None and reply.cut == cut
-
-    def _peeked(self) -> bool | None:
-        return True if self._is_next("before-reading") else None
+    do_GET = do_POST  # noqa: N815
 
     def _usual(self, content: bytes, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes | dict[str, Any]]:
         server = self.server_of
@@ -298,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        with _quiet():
+        with _Quiet():
             if not reset:
                 self.connection.shutdown(socket.SHUT_RDWR)
         self.connection.close()
@@ -335,7 +324,7 @@ def _openapi() -> Any:
     from openapi_core import OpenAPI
 
     path = openapi_file()
-    return OpenAPI.from_dict(_closed(json.loads(path.read_text("utf-8")))) if path else None  # type: ignore[arg-type]
+    return OpenAPI.from_dict(_closed(json.loads(path.read_text("utf-8")))) if path else None
 
 
 def _closed(node: Any) -> Any:
@@ -375,8 +364,9 @@ def schema_faults(content: bytes, headers: Any) -> list[tuple[str | None, str]]:
 
 # --- what the file does not say ---------------------------------------------------------------------------------------
 
+_OF_MIME = ("content-type", "content-transfer-encoding")
 RESERVED = frozenset(
-    "x-sg-id x-sg-eid received dkim-signature content-type content-transfer-encoding to from subject reply-to cc bcc".split()
+    ("x-sg-id", "x-sg-eid", "received", "dkim-signature", "to", "from", "subject", "reply-to", "cc", "bcc", *_OF_MIME)
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _ADDRESS = re.compile(r"[^\s@\"<>(),;:\\\[\]\x00-\x20\x7f-\U0010ffff]+@[a-z0-9.-]+")

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import http.client
 import io
-import json
-import re
+import os
 import select
 import socket
 import ssl
+import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -25,7 +26,6 @@ import python_http_client
 from sendgrid import SendGridAPIClient
 
 from newsletter.errors import ProviderDown, ProviderUnsure
-from newsletter.providers.smtp_wire import shown
 
 MOST_HEADERS = MOST_BODY = 1 << 16  # octets of an answer that are read
 IDLE = 10.0  # seconds after which an unused connection is not trusted any more: load balancers close silently
@@ -137,6 +137,52 @@ class Line:
         self._used = time.monotonic()
         headers = {name.lower(): str(value) for name, value in response.headers.items()}
         return _Response(response.status, headers, b"" if too_long else body)
+
+
+class Lines:
+    """Lines for any number of threads, at most `most` of them in use at one time. After a fork a child has its own."""
+
+    def __init__(self, *, key: str, host: str, timeout: float, tls: ssl.SSLContext | None, most: int) -> None:
+        self._key, self._host, self._timeout, self._tls, self._most = key, host, timeout, tls, most
+        self._idle: list[Line] = []
+        self._closings = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process, self._lock, self._slots = os.getpid(), threading.Lock(), threading.Semaphore(self._most)
+
+    @contextmanager
+    def line(self, *, urgent: bool = False) -> Iterator[Line]:
+        """A line that is nobody else's for a while; waits for one, unless it is urgent."""
+        if self._process != os.getpid():  # a child: the parent's connections are not ours to speak on
+            self._begin()
+            for line in self._idle:
+                line.forget()
+            self._idle = []
+        with nullcontext() if urgent else self._slots:
+            with self._lock:
+                closings = self._closings
+                kept = self._idle.pop() if self._idle else None
+            line = kept or Line(key=self._key, host=self._host, timeout=self._timeout, tls=self._tls)
+            try:
+                yield line
+            finally:
+                with self._lock:
+                    still = closings == self._closings
+                    if still:
+                        self._idle.append(line)
+                if not still:
+                    line.close()
+
+    def close(self) -> None:
+        """Closes the connections; those in use when they are given back."""
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._closings += 1
+        for line in idle:
+            line.close()
 
 
 def reason(error: Exception) -> str:
@@ -286,52 +332,3 @@ def _readable(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
-
-
-# --- what an answer says ----------------------------------------------------------------------------------------------
-
-
-class Complaint(NamedTuple):
-    field: str  # the path in the request, or ""
-    words: str  # on one line, without addresses
-
-
-def complaints(answer: Answer, *, key: str) -> list[Complaint]:
-    """The `errors` of an answer's body; none when it has no such list."""
-    try:
-        body = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return []
-    errors = body.get("errors") if isinstance(body, dict) else None
-    return [
-        Complaint(_text(each.get("field")), words(_text(each.get("message")), key=key))
-        for each in (errors if isinstance(errors, list) else [])
-        if isinstance(each, dict)
-    ]
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-_LINK = re.compile(r"\b(?:https?://|mailto:)[^\s<>\"']*", re.IGNORECASE)
-
-
-def words(text: str, *, key: str) -> str:
-    """A server's words as they may be kept: one line, without addresses, links (they hold tokens) and the key."""
-    return shown(_LINK.sub("<link>", text[:2000].replace(key, "<key>") if key else text[:2000]))
-
-
-_SECONDS = re.compile(r"\s*([0-9]{1,12})(?:\.[0-9]{1,9})?\s*", re.ASCII)
-LONGEST = 3600.0  # seconds that a server may keep us from trying again
-_EPOCH = 1_000_000_000  # a smaller number is no time of day but a number of seconds
-
-
-def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds to wait, between 1 and `LONGEST`: by X-RateLimit-Reset (a Unix time), else by Retry-After (RFC 9110
-    §10.2.3), of which the number of seconds is read. None where neither says."""
-    for name in ("x-ratelimit-reset", "retry-after"):
-        if match := _SECONDS.fullmatch(headers.get(name, "")):
-            number = float(match[1])
-            return min(LONGEST, max(1.0, number - now if number >= _EPOCH else number))
-    return None
