@@ -127,6 +127,15 @@ class SendgridServer:
                 with _Quiet():
                     each.shutdown(socket.SHUT_RDWR)
 
+    def wait_until_closed(self) -> None:
+        """Until no connection is open any more."""
+        for _ in range(1000):
+            with self.lock:
+                if not self._open:
+                    return
+            time.sleep(0.01)
+        raise AssertionError("a connection stayed open")
+
     def delivered(self) -> list[bytes]:
         """Every message that was taken, as SendGrid might build it."""
         with self.lock:

@@ -240,7 +240,7 @@ class Letter:
             return ""
         if not links.prefix or not all(links.tails):
             return None
-        longest = max(map(len, links.tails))
+        longest = max(map(len, links.tails), default=0)
         word = self._word * (longest // len(self._word) + 1)  # at least as long: where it fits, the others do
         probe = Recipient(key="k", address="", slots={"UNSUBSCRIBE_URL": links.prefix + word})
         try:
@@ -282,7 +282,7 @@ def _only(values: Sequence[str], octets: bytes) -> bool:
 
 
 def _are_keys(keys: Sequence[str]) -> bool:
-    return all(keys) and _only(keys, _KEY_OCTETS) and max(map(len, keys)) <= 64
+    return all(keys) and _only(keys, _KEY_OCTETS) and max(map(len, keys), default=0) <= 64
 
 
 def _members(values: Mapping[str, str]) -> str:

@@ -62,10 +62,12 @@ class Line:
 
     def open(self) -> None:
         """Makes sure that there is a connection which the other side has not closed."""
-        if self._connection and (time.monotonic() - self._used > IDLE or _readable(self._connection.sock)):
-            self.close()
         if self._connection:
-            return
+            # On a fresh one TLS 1.3 has its tickets waiting to be read.
+            ended = not self._fresh and _readable(self._connection.sock)
+            if not ended and time.monotonic() - self._used < IDLE:
+                return
+            self.close()
         wait = min(self._timeout, _CONNECT)
         if self._secure:
             tls = self._tls or ssl.create_default_context()
@@ -97,7 +99,7 @@ class Line:
 
     def exchange(self, request: urllib.request.Request) -> _Response:
         """What the package calls instead of urllib."""
-        headers = {name: value.strip() for name, value in request.header_items()}
+        headers = {name.title(): value.strip() for name, value in request.header_items()}
         headers["Authorization"] = f"Bearer {self._key}"
         while True:
             self.open()
@@ -302,7 +304,7 @@ class _Incoming(io.RawIOBase):
         self._room = MOST_HEADERS + 2 * MOST_BODY  # chunked coding may double a body
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self, 1 << 13)
+        return _WholeLines(self, 1 << 13)
 
     def readable(self) -> bool:
         return True
@@ -318,6 +320,19 @@ class _Incoming(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class _WholeLines(io.BufferedReader):
+    """http.client takes a header that breaks off for a whole one, so `202` would be believed without its end."""
+
+    _begun = False
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        if not line.endswith(b"\n") and len(line) != size and (line or self._begun):
+            raise http.client.IncompleteRead(line)
+        self._begun = True
+        return line
 
 
 def _left(until: float) -> float:
