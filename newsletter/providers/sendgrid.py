@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from newsletter.config import Sendgrid
 from newsletter.envelope import Recipient
@@ -76,7 +76,13 @@ class SendgridProvider:
         outcomes: list[Outcome] = []
         for start in range(0, len(recipients), MOST_RECIPIENTS):
             part = recipients[start : start + MOST_RECIPIENTS]
-            hand = _Hand(self, letter.batch(part), [each.key for each in part], recorder, edition.kind != "bulk")
+            hand = _Hand(
+                batch=letter.batch(part),
+                keys=[each.key for each in part],
+                recorder=recorder,
+                line=partial(self._lines.line, urgent=edition.kind != "bulk"),
+                meaning=self._meaning,
+            )
             try:
                 hand.send()
             except ProviderError as error:
@@ -99,10 +105,10 @@ class SendgridProvider:
             raise ProviderRejected(str(error)) from error
         try:
             with self._lines.line(urgent=True) as line:
-                answer = line.post(text)
+                answer = line.post(lambda: text)
             if answer.status == 200:
                 return
-            found = self.meaning(answer)
+            found = self._meaning(answer)
         except ProviderUnsure as error:
             raise ProviderDown(str(error)) from error
         if isinstance(found, Refused):
@@ -115,10 +121,7 @@ class SendgridProvider:
         """Closes the connections; those in use when their requests are answered."""
         self._lines.close()
 
-    def line(self, *, urgent: bool) -> AbstractContextManager[Line]:
-        return self._lines.line(urgent=urgent)
-
-    def meaning(self, answer: Answer) -> Taken | Refused | ProviderError:
+    def _meaning(self, answer: Answer) -> Taken | Refused | ProviderError:
         return meaning(answer, key=self._key, now=self._now())
 
 
@@ -147,9 +150,15 @@ class _Hand:
     """A chunk in hand: its requests, and what became of each recipient, who go by their places here."""
 
     def __init__(
-        self, provider: SendgridProvider, batch: Batch, keys: list[str], recorder: Recorder, urgent: bool
+        self,
+        *,
+        batch: Batch,
+        keys: list[str],
+        recorder: Recorder,
+        line: Callable[[], AbstractContextManager[Line]],
+        meaning: Callable[[Answer], Taken | Refused | ProviderError],
     ) -> None:
-        self._provider, self._batch, self._keys, self._recorder, self._urgent = provider, batch, keys, recorder, urgent
+        self._batch, self._keys, self._recorder, self._line, self._meaning = batch, keys, recorder, line, meaning
         self._outcomes: list[Outcome | None] = [None] * len(keys)
         self._suspects: dict[int, str] = {}  # refused alone, and why, in an answer that named nobody
         self._taken = self._stopped = False
@@ -219,7 +228,7 @@ class _Hand:
         """One request: how it was refused for what is in it, or None when its recipients have their outcomes."""
         left = 0
         try:
-            with self._provider.line(urgent=self._urgent) as line:
+            with self._line() as line:
                 if not self._stopped:
                     line.open()  # first: without a connection nobody is announced
                     left = self._recorder.leaving_all(self._keys_of(places))
@@ -228,8 +237,8 @@ class _Hand:
                 if not left:
                     return None
                 places = places[:left]
-                answer = line.post(self._batch.text(places))
-            found = self._provider.meaning(answer)
+                answer = line.post(partial(self._batch.text, places))
+            found = self._meaning(answer)
             if isinstance(found, ProviderError):
                 raise found
         except ProviderDown as error:

@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -81,8 +81,8 @@ class Line:
             raise ProviderDown(f"{self._name}: no connection ({reason(error)}); nothing left") from None
         self._connection, self._fresh, self._used = connection, True, time.monotonic()
 
-    def post(self, text: str) -> Answer:
-        """The answer to a request to /v3/mail/send, whose JSON is `text`."""
+    def post(self, text: Callable[[], str]) -> Answer:
+        """The answer to a request to /v3/mail/send, whose JSON is `text()`: nobody keeps a second copy of it."""
         response = self._api.send(_Payload(text))
         return Answer(response.status_code, response.headers, bytes(response.body))
 
@@ -223,14 +223,14 @@ class _Hidden(bytes):
 class _Payload:
     """What `SendGridAPIClient.send` asks for the message, and python_http_client for its octets."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: Callable[[], str]) -> None:
         self._text = text
 
     def get(self) -> _Payload:
         return self
 
     def encode(self, encoding: str) -> _Hidden:
-        return _Hidden(self._text.encode(encoding))
+        return _Hidden(self._text().encode(encoding))
 
 
 class _Response:
