@@ -175,9 +175,6 @@ class _Hand:
                 self._settle(group)
             if len(self._suspects) > 1 and not self._taken and not self._stopped:
                 raise self._everybody()
-        except ProviderDown as error:
-            self._keep(sorted(self._suspects), "deferred", detail=str(error))
-            raise
         except ProviderUnsure:
             open = [place for place, outcome in enumerate(self._outcomes) if outcome is None]
             self._keep(open, "deferred", detail=_NOT_TRIED)
@@ -241,14 +238,11 @@ class _Hand:
             found = self._meaning(answer)
             if isinstance(found, ProviderError):
                 raise found
-        except ProviderDown as error:
-            self._tell(places[:left], "deferred", detail=str(error))
+        except (ProviderDown, ProviderRejected):
+            self._recall(places[:left], "not taken")  # and no outcome: they wait for the provider, not each for itself
             raise
         except ProviderUnsure as error:
             self._tell(places, "in_doubt", detail=str(error))
-            raise
-        except ProviderRejected:
-            self._recall(places, "not taken")
             raise
         if isinstance(found, Refused):
             self._recall(places, f"not taken ({answer.status})")

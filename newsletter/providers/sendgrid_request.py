@@ -169,12 +169,9 @@ class Letter:
         fills, tags = self._fills(recipients, links, column)
         _check_substitutions(tags, recipients, faults)
         if tags:
-            members = ",".join([f'"{tag}":"%s"' for tag, _ in tags])
+            members = ",".join([f'"{tag.name}":"%s"' for tag in tags])
             pattern += f',"substitutions":{{{members}}}'
-            columns += [
-                values if _only(values, _PLAIN_OCTETS) else [quoted(value)[1:-1] for value in values]
-                for _, values in tags
-            ]
+            columns += [tag.values if tag.clean else [quoted(value)[1:-1] for value in tag.values] for tag in tags]
 
         keys = [each.key for each in recipients]
         own_headers = self._list_headers(links) if _are_keys(keys) else None
@@ -208,7 +205,8 @@ class Letter:
                     prefix, plain, markup = plain[0], [], []  # the same for all: no tag
                 else:
                     prefix, plain, markup = link.prefix, link.tails, link.tails
-            if not _only(plain, _PLAIN_OCTETS):
+            clean = bool(prefix) or _only(plain, _PLAIN_OCTETS)
+            if not clean:
                 plain = column(_value, repeat(slot)) if slot not in URL_SLOTS else plain
                 markup = [html.escape(value) for value in plain]
             apart = in_text and in_html and plain != markup
@@ -219,7 +217,7 @@ class Letter:
                 if used:
                     fills[part][slot] = quoted(escaped[part] + names[part] if values else escaped[part])[1:-1]
                 if used and values and (part == _TEXT or apart or not in_text):
-                    tags.append(_Tag(names[part], values))
+                    tags.append(_Tag(names[part], values, clean))
         return fills, tags
 
     def _opening(self, fills: Sequence[dict[str, str]]) -> str:
@@ -257,6 +255,7 @@ class Letter:
 class _Tag(NamedTuple):
     name: str
     values: Sequence[str]  # for each recipient
+    clean: bool  # they stand for themselves in JSON
 
 
 class _Links(NamedTuple):
@@ -340,10 +339,10 @@ def _value(recipient: Recipient, slot: str) -> str:
 
 def _check_substitutions(tags: Sequence[_Tag], recipients: Sequence[Recipient], faults: dict[int, str]) -> None:
     """Notes whose substitutions are longer than SendGrid takes."""
-    if sum(len(tag) + 4 * max(map(len, values), default=0) for tag, values in tags) <= MOST_SUBSTITUTIONS:
+    if sum(len(tag.name) + 4 * max(map(len, tag.values), default=0) for tag in tags) <= MOST_SUBSTITUTIONS:
         return  # nobody's can be: a sign has four octets at most
     for place, recipient in enumerate(recipients):
-        octets = sum(len(tag) + len(values[place].encode()) for tag, values in tags)
+        octets = sum(len(tag.name) + len(tag.values[place].encode()) for tag in tags)
         if octets > MOST_SUBSTITUTIONS:
             reason = f"recipient {recipient.key}: the values of the slots have {octets} octets, SendGrid takes 10,000"
             faults.setdefault(place, reason)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sendgrid_server
-from newsletter.config import Sendgrid, load_config
+from audience import add_people, editions
+from newsletter.config import Config, Sendgrid, load_config
 from newsletter.envelope import Envelope, Recipient
 from newsletter.errors import ConfigError, ProviderDown, ProviderError, ProviderRejected, ProviderUnsure
 from newsletter.providers import Outcome, open_provider, sendgrid_request
@@ -310,6 +312,16 @@ def test_whatever_is_written_each_is_answered_once_and_taken_at_most_once(
     recorder.close()
 
 
+@pytest.mark.parametrize("length", [1, 900, 1200])
+def test_links_may_be_as_long_as_a_header_line(length: int, recorder: Recorder) -> None:
+    tail = "t" * length
+    some = [reader("a", UNSUBSCRIBE_URL=f"https://n.example/u/{tail}"), reader("b")]
+    with sending() as (server, provider):
+        outcomes = provider.send(EDITION, some, recorder)
+    assert [outcome.state for outcome in outcomes] == ["accepted" if length <= 900 else "refused", "accepted"]
+    assert server.accepted == [outcome.key for outcome in outcomes if outcome.state == "accepted"]
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -441,9 +453,9 @@ def test_what_an_answer_means_for_all(name: str, recorder: Recorder) -> None:
     assert type(error) is kind
     assert re.search(words, str(error))
     keys = {each.key for each in readers(5)}
-    expected = {ProviderUnsure: "in_doubt", ProviderDown: "deferred"}.get(kind)
-    assert states(error.outcomes) == (dict.fromkeys(keys, expected) if expected else {})
-    assert told(recorder) == dict.fromkeys(keys, expected or "deferred")
+    doubt = kind is ProviderUnsure
+    assert states(error.outcomes) == (dict.fromkeys(keys, "in_doubt") if doubt else {})
+    assert told(recorder) == dict.fromkeys(keys, "in_doubt" if doubt else "deferred")
     assert server.accepted == []
 
 
@@ -776,6 +788,43 @@ def test_no_log_shows_the_key_or_an_address(
 def test_a_repr_shows_no_key() -> None:
     provider = SendgridProvider(Sendgrid(key="SG.secret"))
     assert "SG.secret" not in repr(provider)
+
+
+# --- through the ledger -----------------------------------------------------------------------------------------------
+
+
+def test_a_mailing_through_the_ledger_ends_with_everybody_in_one_state(store: Config) -> None:
+    """The first request is turned away, one recipient is refused; all others are taken, once."""
+    from newsletter.engine import local
+    from newsletter.store import ledger, mailings, schema
+
+    if not store.database_url:
+        schema.prepare(store)
+    list_id = add_people(store, range(1, 61))
+    mailing = mailings.open_mailing(
+        editions(), issue="2017-11-19", list=list_id, default_language="en", provider="sendgrid"
+    ).mailing
+    turned_away: list[object] = []
+
+    def answer(request: dict[str, Any]) -> Reply | None:
+        if not turned_away:
+            turned_away.append(request)
+            return refusal("too many requests", status=429)
+        for number, each in enumerate(request["personalizations"]):
+            if each["to"][0]["email"].startswith("reader7@"):
+                return refusal("Does not contain a valid address.", f"personalizations.{number}.to.0.email")
+        return None
+
+    giving_up = time.monotonic() + 60
+
+    def over() -> bool:
+        return mailings.find(mailing).state in ("finished", "paused") or time.monotonic() > giving_up
+
+    with sending(answer) as (server, provider):
+        local.run(store, provider, stop=threading.Event(), until=over)
+    counts = {state: count for state, count in ledger.tally(mailing).items() if count}
+    assert counts == {"accepted": 59, "refused": 1}
+    assert len(server.accepted) == len(set(server.accepted)) == 59
 
 
 # --- settings and doctor ----------------------------------------------------------------------------------------------
