@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from newsletter.errors import ProviderDown, ProviderError, ProviderRejected, ProviderUnsure
@@ -116,15 +117,25 @@ def _named(found: list[_Complaint]) -> dict[int, str]:
 
 
 _SECONDS = re.compile(r"\s*([0-9]{1,12})(?:\.[0-9]{1,9})?\s*", re.ASCII)
+_DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT", re.ASCII)
 LONGEST = 3600.0  # seconds for which a server may keep us from trying again
 _EPOCH = 1_000_000_000  # a smaller number is no time of day but a number of seconds
 
 
 def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait, between 1 and `LONGEST`: by X-RateLimit-Reset (a Unix time), else by Retry-After (RFC 9110
-    §10.2.3), where that is a number of seconds. None where neither says."""
+    """Seconds to wait, between 1 and `LONGEST`: by X-RateLimit-Reset (a Unix time), else by Retry-After (a number of
+    seconds or a date, RFC 9110 §10.2.3). None where neither says."""
     for name in ("x-ratelimit-reset", "retry-after"):
-        if match := _SECONDS.fullmatch(headers.get(name, "")):
+        value = headers.get(name, "")
+        if match := _SECONDS.fullmatch(value):
             number = float(match[1])
-            return min(LONGEST, max(1.0, number - now if number >= _EPOCH else number))
+            wait = number - now if number >= _EPOCH else number
+        elif name == "retry-after" and _DATE.fullmatch(value):
+            try:
+                wait = parsedate_to_datetime(value).timestamp() - now
+            except (ValueError, OverflowError):
+                continue
+        else:
+            continue
+        return min(LONGEST, max(1.0, wait))
     return None

@@ -124,8 +124,12 @@ class Line:
         connection.begin(5.0 if failure else self._timeout)
         try:
             response = connection.getresponse()
-            whole = response.length is not None and response.length <= MOST_BODY
-            body = response.read() if whole else response.read(MOST_BODY + 1)
+            if response.status == 202 and response.length is None and not response.chunked:
+                body = b""  # it would end with the connection, and nothing in it matters
+            elif response.length is not None and response.length <= MOST_BODY:
+                body = response.read()
+            else:
+                body = response.read(MOST_BODY + 1)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             why = failure or reason(error)
