@@ -210,6 +210,8 @@ class Envelope:
         Message-ID. Raises `AddressError` or `HeaderError` as `seal` does.
         """
         key = _key(recipient).decode()
+        if self._bulk:
+            _value(recipient, "UNSUBSCRIBE_URL")  # nothing but a URL: it could hold further headers
         own = self._list_unsubscribe(recipient).decode() if self._bulk else "\r\n"
         return _unfolded(f"X-Newsletter-Delivery: {key}{own}")
 

@@ -119,8 +119,8 @@ class ProviderError(NewsletterError, OSError):
     """The way out failed for a whole chunk.
 
     `outcomes` holds what is known all the same: an `Outcome` (recorder.py) for each recipient that was answered for
-    before. The others were not handed over, or, with `ProviderUnsure`, nobody knows. `retry_after` is for how many
-    seconds the provider wants to be left alone, where it said so.
+    before. The others were not handed over, or, with `ProviderUnsure`, nobody knows. `retry_after` is the number of
+    seconds after which to try again, where the provider says so.
     """
 
     def __init__(self, message: str, *, outcomes: tuple[object, ...] = (), retry_after: float | None = None) -> None:

@@ -23,6 +23,7 @@ import mmap
 import os
 import platform
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -125,6 +126,17 @@ class Recorder:
             self._left += 1
         return True
 
+    def leaving_all(self, keys: Sequence[str]) -> int:
+        """`leaving` for the messages of one request, in one stroke: how many of them may leave, from the first on."""
+        with self._lock:
+            if not self.lease.open():
+                self._catch_up()
+                return 0
+            self._write(b"%b>%b\n" % (self._late, "\n>".join(keys).encode()) if keys else self._late)
+            self._late = b""
+            self._left += len(keys)
+        return len(keys)
+
     def answered(self, outcome: Outcome) -> None:
         """To be called as soon as the fate of a message that was announced is known.
 
@@ -133,6 +145,17 @@ class Recorder:
         """
         with self._lock:
             self._late += _answer(outcome)
+            self._catch_up()
+
+    def answered_all(self, outcomes: Sequence[Outcome]) -> None:
+        """`answered` for the messages of one request, in one stroke."""
+        if len({outcome[1:] for outcome in outcomes}) == 1:  # as a rule: one answer for all
+            end = _answer(outcomes[0])[1 + len(outcomes[0].key.encode()) :].decode()
+            lines = "".join([f"<{outcome.key}{end}" for outcome in outcomes]).encode()
+        else:
+            lines = b"".join(map(_answer, outcomes))
+        with self._lock:
+            self._late += lines
             self._catch_up()
 
     def _catch_up(self) -> None:

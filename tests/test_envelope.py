@@ -1055,3 +1055,20 @@ def test_one_recipient_leaves_no_trace_in_the_next_message() -> None:
         date=NOON + timedelta(days=1),
     )
     assert envelope.seal(READER, date=NOON) == clean
+
+
+@pytest.mark.parametrize(
+    "url", ["https://n.example/u/a\r\nBcc: x@example.net", "javascript:x", "https://n.example/>,<x"]
+)
+def test_headers_for_a_way_out_that_builds_messages_hold_no_link_that_is_none(url: str) -> None:
+    recipient = Recipient(key="k", address="ana@example.net", slots={"UNSUBSCRIBE_URL": url})
+    with pytest.raises(HeaderError, match="is not a plain"):
+        Envelope(ISSUE).headers_for(recipient)
+
+
+def test_headers_for_a_way_out_that_builds_messages_are_those_of_a_sealed_message() -> None:
+    envelope = Envelope(ISSUE)
+    sealed = parse(seal())
+    given = {**envelope.headers, **envelope.headers_for(READER)}
+    assert given["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert given == {name: sealed[name] for name in given}

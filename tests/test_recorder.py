@@ -71,6 +71,30 @@ def test_an_answer_is_in_the_file_at_once(recorder: Recorder) -> None:
     assert written(recorder).endswith(b"ref-1\t\n>bea\n<bea\trefused\t\t550 no\n")
 
 
+def test_the_messages_of_one_request_are_told_in_one_stroke(recorder: Recorder) -> None:
+    assert recorder.leaving_all(["ana", "bea", "cid"]) == 3
+    assert recorder.left == 3
+    assert written(recorder).endswith(b"\n>ana\n>bea\n>cid\n")
+    recorder.answered_all([accepted("ana", "ref-1"), accepted("bea", "ref-1")])
+    assert written(recorder).endswith(b">cid\n<ana\taccepted\tref-1\t\n<bea\taccepted\tref-1\t\n")
+    recorder.answered_all([Outcome(key="cid", state="refused", detail="ñ\nno"), accepted("ana", "ref-2")])
+    assert written(recorder).endswith("<cid\trefused\t\tñ no\n<ana\taccepted\tref-2\t\n".encode())
+
+
+def test_nobody_to_tell_of_is_nothing_to_write(recorder: Recorder) -> None:
+    before = written(recorder)
+    assert recorder.leaving_all([]) == 0
+    recorder.answered_all([])
+    assert (written(recorder), recorder.left) == (before, 0)
+
+
+def test_of_a_whole_request_nothing_leaves_after_the_lease(recorder: Recorder) -> None:
+    recorder.lease.stopping = True
+    before = written(recorder)
+    assert recorder.leaving_all(["ana", "bea"]) == 0
+    assert (written(recorder), recorder.left) == (before, 0)
+
+
 def test_closing_leaves_nothing_behind_the_last_line(recorder: Recorder) -> None:
     recorder.leaving("ana")
     recorder.close()

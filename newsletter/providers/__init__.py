@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from newsletter.config import NO_CAPS, Config, Pace, Smtp, Way
+from newsletter.config import NO_CAPS, Config, Pace, Sendgrid, Smtp, Way
 from newsletter.envelope import Recipient
 from newsletter.recorder import Outcome, Recorder
 from newsletter.rendering.edition import Edition
@@ -66,6 +66,10 @@ def open_provider(config: Config, way: Way | None = None) -> Provider:
         from newsletter.providers.smtp import SmtpProvider
 
         return SmtpProvider(settings, dkim=config.dkim)
+    if isinstance(settings, Sendgrid):
+        from newsletter.providers.sendgrid import SendgridProvider
+
+        return SendgridProvider(settings)
     from newsletter.providers.outbox import Outbox  # here: outbox imports what this module defines
 
     assert isinstance(settings, Path)
