@@ -133,7 +133,8 @@ def failure(provider: SendgridProvider, recorder: Recorder, recipients: list[Rec
 def test_the_vendors_file_is_here_where_it_must_be() -> None:
     if openapi_file() is None:
         where = f"{sendgrid_server.FILE} of twilio/sendgrid-oai is not here: name it by NEWSLETTER_SENDGRID_OPENAPI"
-        assert os.environ.get("CI") != "true", where
+        if os.environ.get("CI") == "true":
+            pytest.fail(where)
         pytest.skip(where)
     assert schema_faults(b"{}", KEY)
 
