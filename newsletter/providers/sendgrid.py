@@ -53,8 +53,10 @@ class SendgridProvider:
         if not _KEY.fullmatch(config.key):
             raise _no_key("the key holds a blank or a sign that no key has" if config.key else "the key is missing")
         # More lanes than connections: some get their next request ready while the others wait for answers.
-        lanes = config.connections + config.connections // 2
-        self.limits = Limits(chunk=MOST_RECIPIENTS, lanes=lanes, connections=config.connections)
+        lanes = config.connections + (config.connections + 1) // 2
+        self.limits = Limits(
+            chunk=MOST_RECIPIENTS, lanes=lanes, connections=config.connections + 1
+        )  # one for one-off mail
         self._key, self._now = config.key, now
         self._lines = Lines(
             key=config.key,

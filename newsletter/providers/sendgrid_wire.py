@@ -18,7 +18,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -70,20 +70,24 @@ class Line:
             self.close()
         wait = min(self._timeout, _CONNECT)
         if self._secure:
-            tls = self._tls or ssl.create_default_context()
-            connection: _Bounded = _BoundedTls(self._name, self._port, timeout=wait, context=tls)
+            connection: _Bounded = _BoundedTls(self._name, self._port, timeout=wait, context=self._tls)
         else:
             connection = _Bounded(self._name, self._port, timeout=wait)
         try:
             connection.connect()
         except OSError as error:
             connection.close()
-            raise ProviderDown(f"{self._name}: no connection ({reason(error)}); nothing left") from None
+            why = f"{self._name}: no connection ({reason(error)}), so nothing left"
+            raise ProviderDown(f"{why}; look at the network, at a firewall, at sendgrid.region") from None
         self._connection, self._fresh, self._used = connection, True, time.monotonic()
 
     def post(self, text: Callable[[], str]) -> Answer:
         """The answer to a request to /v3/mail/send, whose JSON is `text()`: nobody keeps a second copy of it."""
-        response = self._api.send(_Payload(text))
+        try:
+            response = self._api.send(_Payload(text))
+        except BaseException:
+            self.close()  # an answer that is still to come must not be taken for that to another request
+            raise
         return Answer(response.status_code, response.headers, bytes(response.body))
 
     def close(self) -> None:
@@ -146,26 +150,34 @@ class Line:
 
 
 class Lines:
-    """Lines for any number of threads, at most `most` of them in use at one time. After a fork a child has its own."""
+    """Lines for any number of threads. At most `most` of them are in use at one time, and one more for what is urgent.
+
+    After a fork a child has its own. Without `tls` the server's certificate and name are verified as usual.
+    """
 
     def __init__(self, *, key: str, host: str, timeout: float, tls: ssl.SSLContext | None, most: int) -> None:
+        tls = tls or (ssl.create_default_context() if host.startswith("https:") else None)  # once: it takes 20 ms
         self._key, self._host, self._timeout, self._tls, self._most = key, host, timeout, tls, most
         self._idle: list[Line] = []
         self._closings = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._process, self._lock, self._slots = os.getpid(), threading.Lock(), threading.Semaphore(self._most)
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._slots, self._urgent_slot = threading.Semaphore(self._most), threading.Semaphore(1)
 
     @contextmanager
     def line(self, *, urgent: bool = False) -> Iterator[Line]:
-        """A line that is nobody else's for a while; waits for one, unless it is urgent."""
+        """A line that is nobody else's for a while. Waits for it; what is urgent has one more to hope for."""
         if self._process != os.getpid():  # a child: the parent's connections are not ours to speak on
             self._begin()
             for line in self._idle:
                 line.forget()
             self._idle = []
-        with nullcontext() if urgent else self._slots:
+        slot = self._urgent_slot if urgent and self._urgent_slot.acquire(blocking=False) else self._slots
+        if slot is self._slots:
+            slot.acquire()
+        try:
             with self._lock:
                 closings = self._closings
                 kept = self._idle.pop() if self._idle else None
@@ -179,6 +191,8 @@ class Lines:
                         self._idle.append(line)
                 if not still:
                     line.close()
+        finally:
+            slot.release()
 
     def close(self) -> None:
         """Closes the connections; those in use when they are given back."""
