@@ -326,8 +326,9 @@ def _send(config: Config, ways: Sequence[WayOut], plan: Plan, *, yes: bool, wait
         again=again,
         schedule=plan.at.schedule if plan.at else None,
     )
-    if mailings.find(opened.mailing).state == "scheduled":
-        return scheduling.scheduled(mailings.find(opened.mailing), quiet=as_json)
+    row = mailings.find(opened.mailing)
+    if plan.at or row.state == "scheduled":
+        return scheduling.scheduled(row, quiet=as_json)
     words = "was opened from another shell at this moment; going on with it" if opened.joined else "is open"
     click.echo(f"Mailing {opened.mailing} {words}.", err=as_json)
     return _follow(config, ways, opened.mailing, wait=wait, as_json=as_json)
