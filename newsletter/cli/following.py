@@ -199,7 +199,7 @@ def follow(config: Config, provider: Provider, mailing: int, *, stop: threading.
 
     Other processes may work on it too. Closes the provider. With a terminal there is a bar, else `say` gets lines.
     """
-    from newsletter.engine import local
+    from newsletter import engine
     from newsletter.store import overview
 
     gauge = _Gauge()
@@ -218,7 +218,7 @@ def follow(config: Config, provider: Provider, mailing: int, *, stop: threading.
 
     screen: _Screen = _Bar() if say is click.echo and sys.stdout.isatty() else _Lines(say)
     with screen, _announced(stop, say):
-        progress = local.run(config, provider, stop=stop, mailing=mailing, until=until, report=report)
+        progress = engine.run(config, provider, stop=stop, mailing=mailing, until=until, report=report)
     standing = overview.standing(mailing, time.time())
     over = standing.state not in ("opening", "sending")
     return Followed(standing=standing, stopped=stop.is_set() and not over, down=trouble(progress))
@@ -244,7 +244,8 @@ def worker(ctx: click.Context, *, once: bool) -> None:
     """
     config = open_workspace(ctx)
     open_store(config)
-    from newsletter.engine import local
+    from newsletter import engine
+    from newsletter.engine.local import stopped_by_signals
     from newsletter.store import overview
 
     provider = open_provider(config)
@@ -275,8 +276,8 @@ def worker(ctx: click.Context, *, once: bool) -> None:
         last_known[:] = [progress]
         log.trouble(trouble(progress))
 
-    with local.stopped_by_signals() as stop, _announced(stop, click.echo):
-        local.run(config, provider, stop=stop, until=until, report=report)
+    with stopped_by_signals() as stop, _announced(stop, click.echo):
+        engine.run(config, provider, stop=stop, until=until, report=report)
     log.look()
     if not once:
         click.echo(f"{_now()} stopped; nothing is in hand")

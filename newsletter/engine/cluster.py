@@ -1,0 +1,232 @@
+"""Any number of workers on any number of machines, on PostgreSQL: Procrastinate brings the duties to them.
+
+A worker is three things. The lanes, which claim batches from the ledger: the ledger is the queue of mail. A crew, which
+is a Procrastinate worker in a thread of its own and runs the duties as jobs, those without a cause once per cluster at
+their time. And a small loop for what belongs to this machine: leases, flight recorders, the watch, its word to the
+fleet, and the jobs that dead workers left, since what mends the queue must not wait in it.
+
+Jobs carry ids only and may run twice, late, or at the same moment on two machines: the ledger alone knows what is true.
+When the queue itself is out of order, a worker runs the duties in its loop, as engine/local.py does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+from newsletter import duties
+from newsletter.config import Config
+from newsletter.dispatch import LEASE, Progress
+from newsletter.engine.local import EveryDuty, Reporter, Shift, away, said
+from newsletter.providers import Provider
+from newsletter.settings import PATIENCE
+from newsletter.store import mailings, queue
+from newsletter.store.doorbell import ring
+
+if TYPE_CHECKING:
+    from procrastinate import App
+
+CONCURRENCY = 4  # jobs at once: a long one, such as writing down a million people, never holds up the rest
+POOL = 2  # connections for Procrastinate's own statements; one more listens
+PULSE = 5.0  # seconds between two heartbeats of a crew
+STALLED = 20.0  # seconds without one after which others take its jobs over
+SLICE = 10.0  # seconds of writing down in one job
+LONGEST_PAUSE = 15.0  # seconds between two tries of a crew that cannot work
+STEADY = 10.0  # seconds after which a crew that was started again counts as back
+DISORDER = 30.0  # seconds without a crew after which the loop runs the duties itself
+
+
+def run(
+    config: Config,
+    provider: Provider,
+    *,
+    stop: threading.Event,
+    lease: float = LEASE,
+    until: Callable[[], bool] = lambda: False,
+    report: Reporter = lambda progress: None,
+) -> Progress:
+    """What `local.run` does, with the duties shared among all workers.
+
+    Raises `ConfigError` without Procrastinate, `SchemaMismatch` without its tables, before anything begins.
+    """
+    queue.check()
+    with Shift(config, provider, engine="cluster", lease=lease) as shift:
+        crew = Crew(config, shift)
+        every_duty = EveryDuty(config, shift, seconds=min(2.0, lease / 4))
+        retried = 0.0
+
+        def round() -> bool:
+            nonlocal retried
+            duties.read_recorders(config, shift.keyring, shift.store)
+            duties.pause_forsaken(config, shift.store)
+            if time.monotonic() - retried > STALLED / 2:
+                retried = time.monotonic()
+                queue.retry_stalled(STALLED)
+            alone = crew.out_of_order()
+            if crew.trouble:
+                shift.progress.trouble = crew.trouble
+            return alone and every_duty()
+
+        crew.start()
+        try:
+            shift.work(round, stop=stop, until=until, report=report)
+        finally:
+            shift.dispatcher.stop()  # both at once: nothing new begins
+            crew.stop()
+            shift.wait_for(crew.join)
+    return shift.progress
+
+
+class Crew:
+    """The Procrastinate worker of this process, in a thread. Whatever ends it but `stop`, it is started again."""
+
+    def __init__(self, config: Config, shift: Shift) -> None:
+        self.trouble = ""  # what went wrong last, for as long as it may still be so
+        self._config, self._shift = config, shift
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._up_since = 0.0  # monotonic seconds; 0.0: it is not up
+        self._down_since = 0.0  # 0.0: it is not known to be down
+        self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
+
+    def start(self) -> None:
+        for name in ("procrastinate", "psycopg.pool"):  # what it says to nobody, we say: without the values
+            logging.getLogger(name).addHandler(logging.NullHandler())
+            logging.getLogger(name).propagate = False
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No new job begins; those in hand are finished, or cut off where they can go on later."""
+        with self._lock:
+            self._stopping.set()
+            if self._loop is not None and self._task is not None:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def join(self, timeout: float) -> bool:
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def out_of_order(self) -> bool:
+        """Whether it has not worked for a while, although the database answers."""
+        if self._up_since and time.monotonic() - self._up_since > STEADY:
+            if self._down_since:
+                self._down_since, self.trouble = 0.0, ""
+            return False
+        return bool(self._down_since) and time.monotonic() - self._down_since > DISORDER
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.wait(min(LONGEST_PAUSE, 2.0**failures / 2) if failures else 0.0):
+            try:
+                asyncio.run(self._work())
+                why = "Procrastinate's worker ended by itself"
+            except asyncio.CancelledError:
+                why = "Procrastinate's worker was cancelled"
+            except Exception as error:
+                why = said(error)
+            if self._stopping.is_set():
+                return
+            failures = 1 if self._up_since and time.monotonic() - self._up_since > STEADY else failures + 1
+            self._up_since, self._down_since = 0.0, self._down_since or time.monotonic()
+            self.trouble = f"the queue of duties: {why}"
+
+    async def _work(self) -> None:
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        try:
+            app = self._app()
+            async with app.open_async():
+                self._up_since = time.monotonic()
+                await app.run_worker_async(
+                    queues=[queue.QUEUE],
+                    name=self._shift.dispatcher.owner,
+                    concurrency=CONCURRENCY,
+                    install_signal_handlers=False,
+                    delete_jobs="successful",
+                    update_heartbeat_interval=PULSE,
+                    stalled_worker_timeout=STALLED,
+                )
+        finally:
+            with self._lock:
+                self._loop = self._task = None
+
+    # --- the tasks ----------------------------------------------------------------------------------------------------
+
+    def _app(self) -> App:
+        from procrastinate import App, PsycopgConnector, RetryStrategy
+        from psycopg.conninfo import conninfo_to_dict
+
+        connector = PsycopgConnector(
+            kwargs={**PATIENCE, **conninfo_to_dict(self._config.database_url), "application_name": "newsletter crew"},
+            min_size=1,
+            max_size=POOL,
+            timeout=10.0,
+        )
+        app = App(connector=connector)
+        config, shift = self._config, self._shift
+        # (name, when: as in cron, with seconds at the end, what)
+        periodic: tuple[tuple[str, str, Callable[[], object]], ...] = (
+            ("finish", "* * * * * */2", duties.finish),
+            ("reap_expired", "* * * * * */5", lambda: duties.reap_expired(shift.keyring)),
+            ("go_on", "* * * * * */10", self._go_on),
+            # integrator: ("begin_scheduled", "* * * * *", lambda: duties.begin_scheduled(config)),
+            ("forget_addresses", "7 * * * *", self._forget_addresses),
+            ("forget_workers", "17 * * * *", duties.forget_workers),
+            ("remove_old_jobs", "27 * * * *", queue.forget_old),
+        )
+        for name, cron, duty in periodic:
+            # The lock keeps a second one from waiting while nobody comes to do the first.
+            task = app.task(name=name, queue=queue.QUEUE)(self._job(name, duty))
+            app.periodic(cron=cron, queueing_lock=name)(task)
+
+        again = RetryStrategy(max_attempts=10, linear_wait=2)
+        write_down = self._job("write_down", lambda mailing: self._write_down(config, mailing))
+        app.task(name="write_down", queue=queue.QUEUE, retry=again)(write_down)
+        app.task(name="wake", queue=queue.QUEUE)(self._job("wake", self._wake))
+        return app
+
+    def _job(self, name: str, duty: Callable[..., object]) -> Callable[..., None]:
+        """A duty as a job: its thread's connection is closed at the end, and what goes wrong is said."""
+
+        def job(*, timestamp: int | None = None, **ids: int) -> None:
+            try:
+                duty(**ids)
+            except Exception as error:
+                self._shift.progress.trouble = f"the duty {name}: {said(error)}"
+                if not (away(error) and timestamp is not None):  # a periodic one comes again by itself
+                    raise
+            finally:
+                connection.close()
+
+        return job
+
+    def _write_down(self, config: Config, mailing: int) -> None:
+        if duties.write_down_recipients(config, seconds=SLICE, mailing=mailing, stop=self._stopping.is_set):
+            ring("write_down", mailing=mailing)
+        else:
+            self._wake()
+
+    def _go_on(self) -> None:
+        """Sees to it that every mailing that is still opening has a job, whatever became of the one it had."""
+        has = {ids.get("mailing") for ids in queue.open_jobs("write_down")}
+        for row in mailings.opening():
+            if row.pk not in has:
+                ring("write_down", mailing=row.pk)
+
+    def _forget_addresses(self) -> None:
+        while not self._stopping.is_set() and duties.forget_addresses(self._config):
+            pass
+
+    def _wake(self) -> None:
+        """Lets the lanes of this worker look for work at once."""
+        # integrator: self._shift.dispatcher.wake(); until then they look twice a second.
