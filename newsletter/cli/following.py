@@ -84,7 +84,7 @@ def _clock(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC).astimezone():%H:%M:%S}"
 
 
-class _Gauge:
+class Gauge:
     """How fast a mailing goes, from what was done over the last seconds, by whatever worker."""
 
     def __init__(self) -> None:
@@ -202,7 +202,7 @@ def follow(config: Config, provider: Provider, mailing: int, *, stop: threading.
     from newsletter import engine
     from newsletter.store import overview
 
-    gauge = _Gauge()
+    gauge = Gauge()
     latest: list[Seen] = []
     last_known: list[Progress] = []
 
@@ -307,7 +307,7 @@ class _Log:
     """What a worker says: one line when a mailing changes its state, and one every few seconds while it goes on."""
 
     def __init__(self) -> None:
-        self._gauges: dict[int, _Gauge] = {}
+        self._gauges: dict[int, Gauge] = {}
         self._told: dict[int, tuple[str, int, float]] = {}  # state, done, when
         self._open: set[int] = set()  # those that are not over
         self._trouble = ""
@@ -329,7 +329,7 @@ class _Log:
         from newsletter.store import overview
 
         standing = overview.standing(row.pk, time.time())
-        seen = self._gauges.setdefault(row.pk, _Gauge()).see(standing)
+        seen = self._gauges.setdefault(row.pk, Gauge()).see(standing)
         state, done, at = self._told.get(row.pk, ("", 0 if row.kind == "oneoff" else -1, 0.0))
         if row.kind == "oneoff" and standing.state == "sending":
             state = "sending"  # it is always open: only its numbers tell anything
