@@ -21,7 +21,12 @@ def hurry(stalled: float = 2.0, slice: float = 10.0, lease: float = 4.0) -> None
     from newsletter.engine import cluster
 
     cluster.STALLED, cluster.PULSE, cluster.SLICE = stalled, stalled / 4, slice
-    cluster.LONGEST_PAUSE = 1.0
+    cluster.LONGEST_PAUSE, cluster.STEADY, cluster.DISORDER = 1.0, 2.0, 3.0
+    from newsletter.engine import local
+    from newsletter.store import mailings
+
+    mailings.BATCH = 100
+    local.CHECK_IN = 0.5
 
 
 if __name__ == "__main__":
