@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from audience import add_people, edition, editions
-from conftest import SECRETS, cluster_workspace
+from conftest import cluster_workspace
 from databases import PostgreSQL
 from newsletter.config import Config
 
@@ -87,11 +87,11 @@ def wait(ready: Callable[[], bool], workers: list[Worker] = (), *, seconds: floa
         time.sleep(0.01)
 
 
-def sql(statement: str, *values: object) -> list[tuple[object, ...]]:
+def sql(statement: str) -> list[tuple[object, ...]]:
     from django.db import connection
 
     with connection.cursor() as cursor:
-        cursor.execute(statement, values or None)
+        cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
 
 
@@ -254,6 +254,61 @@ def test_lanes_killed_in_the_middle_lose_and_double_nobody(cluster: Config) -> N
     assert len(fleet()) == 2  # the killed ones, until they are forgotten
 
 
+def test_a_worker_that_was_stopped_so_long_that_it_counts_as_gone_works_again(cluster: Config) -> None:
+    with at_work(cluster) as workers:
+        asleep = workers[0]
+        wait(lambda: bool(sql("SELECT 1 FROM procrastinate_workers")), workers)
+        asleep.process.send_signal(signal.SIGSTOP)
+        wait(lambda: bool(sql("SELECT 1 FROM procrastinate_workers WHERE last_heartbeat < now() - interval '3 s'")))
+        with at_work(cluster) as others:  # which strikes off whoever is silent
+            wait(
+                lambda: (
+                    sql("SELECT count(*), max(last_heartbeat) > now() - interval '3 s' FROM procrastinate_workers")
+                    == [(1, True)]
+                ),
+                others,
+            )
+            others[0].stop()
+        asleep.process.send_signal(signal.SIGCONT)
+        mailing = opened(cluster)
+        wait(lambda: state(mailing) == "finished", workers)
+        assert tally(mailing) == {"accepted": 2000}
+        asleep.stop()
+    assert left_doing() == 0
+
+
+def test_a_duty_with_a_fault_is_said_and_holds_nothing_up(cluster: Config) -> None:
+    sql("CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no such thing'; END $$")
+    sql(
+        "CREATE TRIGGER fault BEFORE UPDATE OF finished_at ON mailing FOR EACH ROW"
+        " WHEN (NEW.finished_at IS NOT NULL) EXECUTE FUNCTION fault()"
+    )
+    mailing = opened(cluster)
+    with at_work(cluster) as workers:
+        wait(lambda: "the duty finish: " in str(sql("SELECT trouble FROM worker")), workers)
+        assert "no such thing" in str(sql("SELECT trouble FROM worker"))
+        wait(lambda: tally(mailing) == {"accepted": 2000}, workers)
+        sql("DROP TRIGGER fault ON mailing")
+        wait(lambda: state(mailing) == "finished", workers)
+        workers[0].stop()
+
+
+def test_a_worker_for_cron_ends_when_nothing_is_due(cluster: Config) -> None:
+    mailing = opened(cluster)
+    done = subprocess.run(
+        [sys.executable, "-m", "newsletter", "worker", "--once"],
+        cwd=cluster.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=40,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert tally(mailing) == {"accepted": 2000}
+    assert (fleet(), left_doing()) == ([], 0)
+
+
 # --- the database goes away ---
 
 
@@ -332,7 +387,6 @@ def test_a_worker_outlives_a_database_that_goes_away(workspace: Path, server: Po
         proxy = Proxy(server.folder / ".s.PGSQL.5432")
         url = f"postgresql://test@127.0.0.1:{proxy.port}/test1"
     config = cluster_workspace(workspace, url)
-    assert SECRETS
     schema.migrate(config)
     mailing = opened(config)
     with at_work(config) as workers:

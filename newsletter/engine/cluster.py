@@ -36,7 +36,7 @@ CONCURRENCY = 4  # jobs at once: a long one, such as writing down a million peop
 POOL = 2  # connections for Procrastinate's own statements; one more listens
 PULSE = 5.0  # seconds between two heartbeats of a crew
 STALLED = 20.0  # seconds without one after which others take its jobs over
-SLICE = 10.0  # seconds of writing down in one job
+SLICE = 5.0  # seconds of writing down in one job: how long the short ones may have to wait when many are written down
 LONGEST_PAUSE = 15.0  # seconds between two tries of a crew that cannot work
 STEADY = 10.0  # seconds after which a crew that was started again counts as back
 DISORDER = 30.0  # seconds without a crew after which the loop runs the duties itself
@@ -69,8 +69,8 @@ def run(
                 retried = time.monotonic()
                 queue.retry_stalled(STALLED)
             alone = crew.out_of_order()
-            if crew.trouble:
-                shift.progress.trouble = crew.trouble
+            if trouble := crew.complaint():
+                shift.progress.trouble = trouble
             return alone and every_duty()
 
         crew.start()
@@ -87,7 +87,8 @@ class Crew:
     """The Procrastinate worker of this process, in a thread. Whatever ends it but `stop`, it is started again."""
 
     def __init__(self, config: Config, shift: Shift) -> None:
-        self.trouble = ""  # what went wrong last, for as long as it may still be so
+        self._trouble = ""  # why it is not at work
+        self._complaint = ""  # what went wrong with a job since `complaint` was asked for
         self._config, self._shift = config, shift
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -98,7 +99,7 @@ class Crew:
         self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
 
     def start(self) -> None:
-        for name in ("procrastinate", "psycopg.pool"):  # what it says to nobody, we say: without the values
+        for name in ("procrastinate", "psycopg.pool"):  # they would print whole rows; what matters is said by us
             logging.getLogger(name).addHandler(logging.NullHandler())
             logging.getLogger(name).propagate = False
         self._thread.start()
@@ -114,29 +115,38 @@ class Crew:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def complaint(self) -> str:
+        """What keeps it from working, or what went wrong with a job since this was last asked; "" for nothing."""
+        complaint, self._complaint = self._complaint, ""
+        return self._trouble or complaint
+
     def out_of_order(self) -> bool:
         """Whether it has not worked for a while, although the database answers."""
-        if self._up_since and time.monotonic() - self._up_since > STEADY:
-            if self._down_since:
-                self._down_since, self.trouble = 0.0, ""
+        if self._steady():
+            self._down_since, self._trouble = 0.0, ""
             return False
         return bool(self._down_since) and time.monotonic() - self._down_since > DISORDER
 
+    def _steady(self) -> bool:
+        return bool(self._up_since) and time.monotonic() - self._up_since > STEADY
+
     def _run(self) -> None:
         failures = 0
-        while not self._stopping.wait(min(LONGEST_PAUSE, 2.0**failures / 2) if failures else 0.0):
+        while not self._stopping.wait(min(LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10)) if failures else 0.0):
+            why = (
+                "a connection of Procrastinate's worker was lost"  # then it ends by itself, with a word to its log only
+            )
             try:
                 asyncio.run(self._work())
-                why = "Procrastinate's worker ended by itself"
             except asyncio.CancelledError:
-                why = "Procrastinate's worker was cancelled"
+                pass
             except Exception as error:
-                why = said(error)
+                why = said(_first(error))
             if self._stopping.is_set():
                 return
-            failures = 1 if self._up_since and time.monotonic() - self._up_since > STEADY else failures + 1
+            failures = 1 if self._steady() else failures + 1
             self._up_since, self._down_since = 0.0, self._down_since or time.monotonic()
-            self.trouble = f"the queue of duties: {why}"
+            self._trouble = f"the queue of duties: {why}"
 
     async def _work(self) -> None:
         with self._lock:
@@ -174,19 +184,19 @@ class Crew:
         )
         app = App(connector=connector)
         config, shift = self._config, self._shift
-        # (name, when: as in cron, with seconds at the end, what)
-        periodic: tuple[tuple[str, str, Callable[[], object]], ...] = (
-            ("finish", "* * * * * */2", duties.finish),
-            ("reap_expired", "* * * * * */5", lambda: duties.reap_expired(shift.keyring)),
-            ("go_on", "* * * * * */10", self._go_on),
-            # integrator: ("begin_scheduled", "* * * * *", lambda: duties.begin_scheduled(config)),
-            ("forget_addresses", "7 * * * *", self._forget_addresses),
-            ("forget_workers", "17 * * * *", duties.forget_workers),
-            ("remove_old_jobs", "27 * * * *", queue.forget_old),
+        # Name, when (as in cron, with seconds at the end), priority (the short ones before any writing down), what.
+        periodic: tuple[tuple[str, str, int, Callable[[], object]], ...] = (
+            ("finish", "* * * * * */2", 10, duties.finish),
+            ("reap_expired", "* * * * * */5", 10, lambda: duties.reap_expired(shift.keyring)),
+            ("go_on", "* * * * * */10", 10, self._go_on),
+            # integrator: ("begin_scheduled", "* * * * *", 10, lambda: duties.begin_scheduled(config)),
+            ("forget_addresses", "7 * * * *", 0, self._forget_addresses),
+            ("forget_workers", "17 * * * *", 0, duties.forget_workers),
+            ("remove_old_jobs", "27 * * * *", 0, queue.forget_old),
         )
-        for name, cron, duty in periodic:
+        for name, cron, priority, duty in periodic:
             # The lock keeps a second one from waiting while nobody comes to do the first.
-            task = app.task(name=name, queue=queue.QUEUE)(self._job(name, duty))
+            task = app.task(name=name, queue=queue.QUEUE, priority=priority)(self._job(name, duty))
             app.periodic(cron=cron, queueing_lock=name)(task)
 
         again = RetryStrategy(max_attempts=10, linear_wait=2)
@@ -202,7 +212,7 @@ class Crew:
             try:
                 duty(**ids)
             except Exception as error:
-                self._shift.progress.trouble = f"the duty {name}: {said(error)}"
+                self._complaint = f"the duty {name}: {said(error)}"
                 if not (away(error) and timestamp is not None):  # a periodic one comes again by itself
                     raise
             finally:
@@ -230,3 +240,10 @@ class Crew:
     def _wake(self) -> None:
         """Lets the lanes of this worker look for work at once."""
         # integrator: self._shift.dispatcher.wake(); until then they look twice a second.
+
+
+def _first(error: Exception) -> Exception:
+    """What an error of Procrastinate, which only says "Database error.", came from."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error

@@ -26,7 +26,7 @@ def jobs() -> list[tuple[str, dict[str, int], str]]:
         return [(task, json.loads(arguments), status) for task, arguments, status in cursor.fetchall()]
 
 
-def sql(statement: str, *values: object) -> None:
+def sql(statement: str, *values: str | int | None) -> None:
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -204,7 +204,8 @@ def test_a_doubt_that_is_sent_again_wakes_the_lanes(cluster: Config) -> None:
     while mailings.write_down(mailing):
         pass
     sql("DELETE FROM procrastinate_jobs")
-    models.Delivery.objects.filter(pk=models.Delivery.objects.first().pk).update(state="in_doubt", at=1.0)
+    first = models.Delivery.objects.values_list("pk", flat=True)[0]
+    models.Delivery.objects.filter(pk=first).update(state="in_doubt", at=1.0)
     assert mailings.resolve(mailing, again=True, now=time.time()) == 1
     assert jobs() == [("wake", {}, "todo")]
 
