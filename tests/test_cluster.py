@@ -24,6 +24,8 @@ from audience import add_people, edition, editions
 from conftest import cluster_workspace
 from databases import PostgreSQL
 from newsletter.config import Config
+from torture.rig import Plan, Rig
+from torture.sink import Trouble
 
 ROOT = Path(__file__).parents[1]
 
@@ -305,6 +307,17 @@ def test_a_worker_for_cron_ends_when_nothing_is_due(cluster: Config) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert tally(mailing) == {"accepted": 2000}
     assert (fleet(), left_doing()) == ([], 0)
+
+
+def test_the_torture_over_the_cluster_engine_loses_and_doubles_nobody(cluster: Config) -> None:
+    """As in torture/test_torture.py: smtp, workers killed and stopped, a judge who reads the mail server's log."""
+    with Rig(cluster, Plan(people=1500, kills=4, stops=1, lease=2.0, trouble=Trouble(delay=0.004))) as rig:
+        rig.open()
+        rig.run()
+        verdict = rig.judge()
+    assert not verdict.faults, "\n".join(verdict.faults)
+    assert (verdict.crashed, verdict.stopped, verdict.lost, verdict.doubled) == (4, 1, 0, 0)
+    assert verdict.in_doubt <= verdict.doubt_bound
 
 
 # --- the database goes away ---

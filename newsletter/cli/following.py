@@ -42,7 +42,7 @@ def trouble(progress: Progress) -> str:
         wait = max(0, round(progress.down_until - time.time()))
         return f"nothing leaves: {progress.down}; trying again {f'in {wait} s' if wait else 'now'}"
     if progress.trouble:
-        return f"trouble with the database or the disk: {' '.join(progress.trouble.split())}; trying again"
+        return f"trouble with the database, the disk or a duty: {' '.join(progress.trouble.split())}; trying again"
     return ""
 
 

@@ -99,7 +99,7 @@ class Crew:
         self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
 
     def start(self) -> None:
-        for name in ("procrastinate", "psycopg.pool"):  # they would print whole rows; what matters is said by us
+        for name in ("procrastinate", "psycopg"):  # they would print whole rows; what matters is said by us
             logging.getLogger(name).addHandler(logging.NullHandler())
             logging.getLogger(name).propagate = False
         self._thread.start()
