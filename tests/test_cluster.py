@@ -24,6 +24,8 @@ from audience import add_people, edition, editions
 from conftest import cluster_workspace
 from databases import PostgreSQL
 from newsletter.config import Config
+from newsletter.errors import ConfigError
+from newsletter.providers.memory import Memory
 from torture.rig import Plan, Rig
 from torture.sink import Trouble
 
@@ -439,6 +441,21 @@ def test_a_worker_does_the_duties_itself_when_the_queue_is_out_of_order(cluster:
         wait(lambda: not sql("SELECT 1 FROM procrastinate_jobs WHERE task_name = 'write_down'"), workers)
         said = workers[0].stop()
     assert "the queue of duties: " in said
+
+
+def test_who_follows_one_mailing_to_its_end_needs_no_worker_and_no_queue(
+    cluster: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from newsletter.engine import run
+    from newsletter.store import queue
+
+    monkeypatch.setattr(queue, "find_spec", lambda name: None)
+    mailing = opened(cluster, range(1, 21))
+    provider = Memory()
+    run(cluster, provider, stop=threading.Event(), mailing=mailing, until=lambda: state(mailing) == "finished")
+    assert len(provider.messages) == 20
+    with pytest.raises(ConfigError, match="Procrastinate, which is not installed"):
+        run(cluster, provider, stop=threading.Event())
 
 
 # --- the duties ---

@@ -131,11 +131,9 @@ class Crew:
         return bool(self._up_since) and time.monotonic() - self._up_since > STEADY
 
     def _run(self) -> None:
-        failures = 0
-        while not self._stopping.wait(min(LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10)) if failures else 0.0):
-            why = (
-                "a connection of Procrastinate's worker was lost"  # then it ends by itself, with a word to its log only
-            )
+        failures, pause = 0, 0.0
+        while not self._stopping.wait(pause):
+            why = "Procrastinate's worker lost a connection"  # after which it ends, with a word to its log only
             try:
                 asyncio.run(self._work())
             except asyncio.CancelledError:
@@ -145,6 +143,7 @@ class Crew:
             if self._stopping.is_set():
                 return
             failures = 1 if self._steady() else failures + 1
+            pause = min(LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10))
             self._up_since, self._down_since = 0.0, self._down_since or time.monotonic()
             self._trouble = f"the queue of duties: {why}"
 
