@@ -295,6 +295,13 @@ def test_a_duty_with_a_fault_is_said_and_holds_nothing_up(cluster: Config) -> No
         workers[0].stop()
 
 
+def test_a_mailing_whose_job_was_lost_is_written_down_all_the_same(cluster: Config) -> None:
+    mailing = opened(cluster, range(1, 21))
+    sql("DELETE FROM procrastinate_jobs")
+    with at_work(cluster) as workers:
+        wait(lambda: state(mailing) == "finished", workers)
+
+
 def test_a_worker_for_cron_ends_when_nothing_is_due(cluster: Config) -> None:
     mailing = opened(cluster)
     done = subprocess.run(

@@ -250,7 +250,8 @@ def worker(ctx: click.Context, *, once: bool) -> None:
 
     provider = open_provider(config)
     log = _Log()
-    click.echo(f"{_now()} worker on {_where()}, through {config.provider}; Ctrl-C stops it")
+    kind = " of the cluster" if config.engine == "cluster" else ""
+    click.echo(f"{_now()} worker{kind} on {_where()}, through {config.provider}; Ctrl-C stops it")
     log.look()
     down_since, gave_up = 0.0, ""
     last_known: list[Progress] = []

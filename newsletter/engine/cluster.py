@@ -31,6 +31,7 @@ from newsletter.store.doorbell import ring
 
 if TYPE_CHECKING:
     from procrastinate import App
+    from psycopg import AsyncConnection
 
 CONCURRENCY = 4  # jobs at once: a long one, such as writing down a million people, never holds up the rest
 POOL = 2  # connections for Procrastinate's own statements; one more listens
@@ -177,6 +178,7 @@ class Crew:
 
         connector = PsycopgConnector(
             kwargs={**PATIENCE, **conninfo_to_dict(self._config.database_url), "application_name": "newsletter crew"},
+            configure=_each_alone,
             min_size=1,
             max_size=POOL,
             timeout=10.0,
@@ -187,7 +189,7 @@ class Crew:
         periodic: tuple[tuple[str, str, int, Callable[[], object]], ...] = (
             ("finish", "* * * * * */2", 10, duties.finish),
             ("reap_expired", "* * * * * */5", 10, lambda: duties.reap_expired(shift.keyring)),
-            ("go_on", "* * * * * */10", 10, self._go_on),
+            ("go_on", "* * * * * */5", 10, self._go_on),
             # integrator: ("begin_scheduled", "* * * * *", 10, lambda: duties.begin_scheduled(config)),
             ("forget_addresses", "7 * * * *", 0, self._forget_addresses),
             ("forget_workers", "17 * * * *", 0, duties.forget_workers),
@@ -246,3 +248,9 @@ def _first(error: Exception) -> Exception:
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
+
+
+async def _each_alone(connection: AsyncConnection) -> None:
+    """Every statement of Procrastinate's is a transaction of its own, ended by the server. In one that the client must
+    end, a worker that is stopped at that moment would hold its locks, and no other crew could begin."""
+    await connection.set_autocommit(True)

@@ -194,7 +194,12 @@ def _health(config: Config, progress: Progress) -> dict[str, dict[str, Any]]:
 
 def away(error: Exception) -> bool:
     """Whether waiting may help: the database or the disk, not a fault of ours."""
+    if getattr(error.__cause__, "sqlstate", "") == _STOPPED_TOO_LONG:
+        return True
     return isinstance(error, OperationalError | InterfaceError | OSError)
+
+
+_STOPPED_TOO_LONG = "25P03"  # PostgreSQL's idle_in_transaction_session_timeout: of a worker that was stopped, say
 
 
 def said(error: Exception) -> str:
