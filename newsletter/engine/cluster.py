@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import connection
 
@@ -153,6 +153,7 @@ class Crew:
             if self._stopping.is_set():
                 return
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._loop.set_exception_handler(self._hear)
         try:
             app = self._app()
             async with app.open_async():
@@ -169,6 +170,11 @@ class Crew:
         finally:
             with self._lock:
                 self._loop = self._task = None
+
+    def _hear(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody waited for in Procrastinate's worker: asyncio would print it with a traceback."""
+        if isinstance(error := context.get("exception"), Exception):
+            self._complaint = f"the queue of duties: {said(_first(error))}"
 
     # --- the tasks ----------------------------------------------------------------------------------------------------
 
