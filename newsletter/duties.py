@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from newsletter.config import Config
@@ -11,7 +12,7 @@ from newsletter.dispatch import forget_marks, remembered
 from newsletter.errors import ConfigError, NotFound
 from newsletter.links import Keyring
 from newsletter.recorder import read_evidence, recorder_paths
-from newsletter.store import ledger, mailings, segments
+from newsletter.store import fleet, ledger, mailings, pace, segments
 from newsletter.store.ledger import Tally
 
 DAY = 86_400.0  # seconds
@@ -25,10 +26,17 @@ def begin_scheduled(config: Config) -> list[int]:
     return mailings.begin_scheduled(grace=config.grace)
 
 
-def write_down_recipients(config: Config, *, seconds: float = 2.0) -> bool:
-    """Goes on with every mailing that is still opening, for so long; True while there is more to do."""
+def write_down_recipients(
+    config: Config, *, seconds: float = 2.0, mailing: int | None = None, stop: Callable[[], bool] = lambda: False
+) -> bool:
+    """Goes on with every mailing that is still opening, or with this one, for so long; True while there is more to do.
+
+    `stop` is asked between two key ranges, which is every quarter of a second.
+    """
     deadline = time.monotonic() + seconds
     for row in mailings.opening():
+        if mailing not in (None, row.pk):
+            continue
         audience = None
         if row.segment and row.list_id is not None:
             segment = _segment(config, row.segment, row.plan.get("meaning", ""))
@@ -38,7 +46,7 @@ def write_down_recipients(config: Config, *, seconds: float = 2.0) -> bool:
                 continue
             audience = segments.segment_query(segment, row.list_id, now=row.send_at or row.created_at)
         while mailings.write_down(row.pk, audience):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or stop():
                 return True
     return False
 
@@ -54,6 +62,13 @@ def _segment(config: Config, text: str, meaning: str) -> Segment | None:
 
 def reap(config: Config, keyring: Keyring, store: str) -> Tally:
     """Settles what dead workers left behind: from their recorders, else as doubts. Says how many went where."""
+    went = read_recorders(config, keyring, store)
+    _add(went, reap_expired(keyring))
+    return went
+
+
+def read_recorders(config: Config, keyring: Keyring, store: str) -> Tally:
+    """Settles what dead workers of this machine left behind, from their recorders: first, for they know most."""
     now = time.time()
     went: Tally = {}
     for path in recorder_paths(config.recorders):
@@ -66,6 +81,13 @@ def reap(config: Config, keyring: Keyring, store: str) -> Tally:
         if settled is not None:
             _add(went, settled)
             path.unlink(missing_ok=True)  # after the commit: what it tells stands in the ledger
+    return went
+
+
+def reap_expired(keyring: Keyring) -> Tally:
+    """Takes the batches away whose lease is over, of whatever machine; what was on its way is in doubt."""
+    now = time.time()
+    went: Tally = {}
     for batch, epoch in ledger.expired(now):
         _add(went, ledger.reap(batch, epoch, evidence=None, keyring=keyring, now=now))
     return went
@@ -101,11 +123,22 @@ def finish() -> list[int]:
     return mailings.finish()
 
 
-def forget_addresses(config: Config) -> int:
-    """Empties the addresses of deliveries older than the retention; says how many."""
+def forget_spending() -> int:
+    """Removes what was counted for caps and counts for none any more; says how many slots."""
+    return pace.tidy(time.time())
+
+
+def forget_addresses(config: Config, *, seconds: float = 2.0) -> bool:
+    """Empties the addresses of deliveries older than the retention, for so long; True while there are more."""
     if not config.retention:
-        return 0
-    forgotten = 0
-    while part := mailings.forget_addresses(before=time.time() - config.retention * DAY):
-        forgotten += part
-    return forgotten
+        return False
+    deadline = time.monotonic() + seconds
+    while mailings.forget_addresses(before=time.time() - config.retention * DAY):
+        if time.monotonic() > deadline:
+            return True
+    return False
+
+
+def forget_workers() -> int:
+    """Removes the rows of workers that nobody has seen for a day; says how many."""
+    return fleet.forget(time.time())

@@ -7,6 +7,16 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from newsletter.config import Config
 
+# How soon a server that vanished without a word is given up, in seconds (libpq's words, and Linux's for the last one,
+# which is in milliseconds). Without them a worker that was cut off would hang for a quarter of an hour.
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
 
 def configure(config: Config) -> None:
     """Tells Django which database this workspace has, before anything of `newsletter.store` is imported.
@@ -35,6 +45,7 @@ def configure(config: Config) -> None:
         connections.settings = connections.configure_settings(settings.DATABASES)
         with suppress(AttributeError):  # this thread has not asked for it yet
             del connections["default"]
+    settings.NEWSLETTER_ENGINE = config.engine  # for store/doorbell.py: whether somebody listens
 
 
 def _sqlite(config: Config) -> dict[str, object]:
@@ -62,6 +73,6 @@ def _postgresql(url: str) -> dict[str, object]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": unquote(parts.hostname or ""),
         "PORT": str(parts.port or ""),
-        "OPTIONS": {"connect_timeout": 10, **options},
+        "OPTIONS": {**PATIENCE, **options},
         "CONN_HEALTH_CHECKS": False,
     }

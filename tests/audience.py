@@ -77,6 +77,6 @@ def editions(size: int = 0, key: str = "2017-11-19") -> dict[str, Edition]:
     return {language: edition(language, key=key, size=size) for language in ("en", "es")}
 
 
-def as_ways(provider: Provider, config: Config) -> list[WayOut]:
-    """The provider in the place of the first way out that the configuration names."""
-    return [WayOut(name=config.provider, provider=provider)]
+def as_ways(provider: Provider, name: str) -> list[WayOut]:
+    """A worker's only way out."""
+    return [WayOut(name=name, provider=provider)]

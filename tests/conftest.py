@@ -116,3 +116,45 @@ def store(request: pytest.FixtureRequest, workspace: Path) -> Iterator[Config]:
     configure(config)
     yield config
     connections.close_all()
+
+
+@pytest.fixture(scope="session")
+def empty_cluster(postgresql: PostgreSQL, empty_postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a PostgreSQL database without rows that has Procrastinate's tables as well, to be copied."""
+    from django.db import connections
+
+    root = tmp_path_factory.mktemp("cluster")
+    (root / "newsletter.yaml").write_text(CLUSTER_YAML, "utf-8")
+    postgresql.sql(f"CREATE DATABASE empty_cluster TEMPLATE {empty_postgresql}")
+    config = load_config(root, {**SECRETS, "DATABASE_URL": postgresql.url("empty_cluster")})
+    configure(config)
+    from newsletter.store import schema
+
+    schema.migrate(config)
+    connections.close_all()
+    return "empty_cluster"
+
+
+CLUSTER_YAML = NEWSLETTER_YAML + "engine: cluster\n"
+
+
+def cluster_workspace(workspace: Path, url: str) -> Config:
+    """A workspace with lists `weekly` and `alerts`, secrets, `engine: cluster` and this database. Django is configured
+    for it."""
+    (workspace / "subscribers").mkdir()
+    (workspace / "subscribers" / "lists.yaml").write_text(LISTS_YAML, "utf-8")
+    (workspace / "newsletter.yaml").write_text(CLUSTER_YAML, "utf-8")
+    secrets = {**SECRETS, "DATABASE_URL": url}
+    (workspace / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()), "utf-8")
+    config = replace(load_config(workspace, secrets), root=workspace.absolute())
+    configure(config)
+    return config
+
+
+@pytest.fixture
+def cluster(workspace: Path, postgresql: PostgreSQL, empty_cluster: str) -> Iterator[Config]:
+    """The configuration of an empty workspace with `engine: cluster` and a database that is ready for it."""
+    from django.db import connections
+
+    yield cluster_workspace(workspace, postgresql.new_database(empty_cluster))
+    connections.close_all()

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from audience import add_people, edition, editions
+from audience import add_people, as_ways, edition, editions
 from newsletter.config import Config
 from newsletter.errors import ProviderDown, ProviderRejected, ProviderUnsure
-from newsletter.providers import Limits, WayOut
+from newsletter.providers import Limits
 from newsletter.providers.memory import Fault, Memory
 
 
@@ -25,10 +25,6 @@ def opened(config: Config, people: int = 20) -> int:
     return mailings.open_mailing(
         editions(), issue="2017-11-19", list=list_id, default_language="en", provider="memory"
     ).mailing
-
-
-def alone(provider: Memory) -> list[WayOut]:
-    return [WayOut(name="memory", provider=provider)]
 
 
 def run(config: Config, provider: Memory, until: Callable[[], bool], *, lease: float = 60.0) -> None:
@@ -43,7 +39,7 @@ def run(config: Config, provider: Memory, until: Callable[[], bool], *, lease: f
     def enough() -> bool:
         return until() or time.monotonic() > giving_up
 
-    local.run(config, alone(provider), stop=stop, until=enough, lease=lease)
+    local.run(config, as_ways(provider, "memory"), stop=stop, until=enough, lease=lease)
 
 
 def finished(mailing: int) -> Callable[[], bool]:
@@ -170,7 +166,7 @@ def test_a_stop_finishes_what_is_in_hand_and_leaves_no_doubt(store: Config) -> N
     mailing = opened(store, 100)
     stop = threading.Event()
     provider = Memory(faults={10: Fault(at="taken", do=stop.set)}, limits=Limits(chunk=50, lanes=1))
-    local.run(store, alone(provider), stop=stop)
+    local.run(store, as_ways(provider, "memory"), stop=stop)
     counts = tally(mailing)
     assert set(counts) == {"accepted", "pending"}
     assert counts["accepted"] == len(provider.messages) < 100
@@ -231,7 +227,7 @@ def test_one_off_mail_does_not_wait_behind_a_mailing(store: Config) -> None:
                 free.set()
             return arrived
 
-        local.run(store, alone(provider), stop=threading.Event(), until=done)
+        local.run(store, as_ways(provider, "memory"), stop=threading.Event(), until=done)
     finally:
         timer.cancel()
         free.set()
@@ -259,7 +255,7 @@ def test_a_recorder_folder_that_cannot_be_written_holds_the_mailing_and_says_so(
     seen: list[str] = []
     progress = local.run(
         blocked,
-        alone(Memory()),
+        as_ways(Memory(), "memory"),
         stop=threading.Event(),
         until=lambda: bool(seen),
         report=lambda p: seen.append(p.trouble) if p.trouble else None,

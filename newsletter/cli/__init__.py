@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("cancel", "mailings", "End a mailing: whoever has not got it will not get it from this one."),
     ("resolve", "mailings", "Settle a mailing's doubts: treat them as sent, or send again."),
     ("worker", "following", "Send what is due: mailings, single mail, second tries, until you stop it."),
+    ("workers", "workers", "Who is at work, on which machine, how fast, and what waits."),
     ("dkim", "dkim", "Sign mail with DKIM: make keys, show their DNS records."),
     ("backup", "database", "Write the database, the secret keys and the workspace into one file."),
     ("restore", "database", "Bring a backup back; every mailing in it waits for you."),

@@ -46,7 +46,7 @@ def trouble(progress: Progress) -> str:
     if full := progress.full.get("issue"):
         return f"{full.why} is reached, and the rest waits; it goes on at {moment(full.opens)}"
     if progress.trouble:
-        return f"trouble with the database or the disk: {' '.join(progress.trouble.split())}; trying again"
+        return f"trouble with the database, the disk or a duty: {' '.join(progress.trouble.split())}; trying again"
     return ""
 
 
@@ -88,7 +88,7 @@ def _clock(at: float) -> str:
     return f"{there:%H:%M:%S}" if at - time.time() < 12 * 3600 else f"{there:%Y-%m-%d %H:%M}"
 
 
-class _Gauge:
+class Gauge:
     """How fast a mailing goes, from what was done over the last seconds, by whatever worker."""
 
     def __init__(self) -> None:
@@ -208,10 +208,10 @@ def follow(config: Config, ways: Sequence[WayOut], mailing: int, *, stop: thread
 
     Other processes may work on it too. Closes the ways out. With a terminal there is a bar, else `say` gets lines.
     """
-    from newsletter.engine import local
+    from newsletter import engine
     from newsletter.store import overview
 
-    gauge = _Gauge()
+    gauge = Gauge()
     latest: list[Seen] = []
     last_known: list[Progress] = []
 
@@ -227,7 +227,7 @@ def follow(config: Config, ways: Sequence[WayOut], mailing: int, *, stop: thread
 
     screen: _Screen = _Bar() if say is click.echo and sys.stdout.isatty() else _Lines(say)
     with screen, _announced(stop, say):
-        progress = local.run(config, ways, stop=stop, mailing=mailing, until=until, report=report)
+        progress = engine.run(config, ways, stop=stop, mailing=mailing, until=until, report=report)
     standing = overview.standing(mailing, time.time())
     over = standing.state not in ("opening", "sending")
     return Followed(standing=standing, stopped=stop.is_set() and not over, down=trouble(progress))
@@ -253,12 +253,14 @@ def worker(ctx: click.Context, *, once: bool) -> None:
     """
     config = open_workspace(ctx)
     open_store(config)
-    from newsletter.engine import local
+    from newsletter import engine
+    from newsletter.engine.local import stopped_by_signals
     from newsletter.store import overview
 
     ways = open_ways(config)
     log = _Log(config.route)
-    click.echo(f"{_now()} worker on {_where()}, through {config.route}; Ctrl-C stops it")
+    kind = " of the cluster" if config.engine == "cluster" else ""
+    click.echo(f"{_now()} worker{kind} on {_where()}, through {config.route}; Ctrl-C stops it")
     log.look()
     down_since, gave_up = 0.0, ""
     last_known: list[Progress] = []
@@ -289,8 +291,8 @@ def worker(ctx: click.Context, *, once: bool) -> None:
         log.trouble(trouble(progress))
         log.detour(progress.detour)
 
-    with local.stopped_by_signals() as stop, _announced(stop, click.echo):
-        local.run(config, ways, stop=stop, until=until, report=report)
+    with stopped_by_signals() as stop, _announced(stop, click.echo):
+        engine.run(config, ways, stop=stop, until=until, report=report)
     log.look()
     if not once:
         click.echo(f"{_now()} stopped; nothing is in hand")
@@ -324,7 +326,7 @@ class _Log:
     def __init__(self, route: str) -> None:
         self._route = route
         self._elsewhere: set[int] = set()  # opened for other ways out, and told so
-        self._gauges: dict[int, _Gauge] = {}
+        self._gauges: dict[int, Gauge] = {}
         self._told: dict[int, tuple[str, int, float]] = {}  # state, done, when
         self._open: set[int] = set()  # those that are not over
         self._trouble = self._detour = ""
@@ -360,7 +362,7 @@ class _Log:
         from newsletter.store.mailings import schedule_words
 
         standing = overview.standing(row.pk, time.time())
-        seen = self._gauges.setdefault(row.pk, _Gauge()).see(standing)
+        seen = self._gauges.setdefault(row.pk, Gauge()).see(standing)
         state, done, at = self._told.get(row.pk, ("", 0 if row.kind == "oneoff" else -1, 0.0))
         if row.kind == "oneoff" and standing.state == "sending":
             state = "sending"  # it is always open: only its numbers tell anything

@@ -25,6 +25,7 @@ from newsletter.errors import LedgerError, NotFound
 from newsletter.moments import Schedule, moments_of, shown, shown_local, span
 from newsletter.rendering.edition import Edition as RenderedEdition
 from newsletter.store import models
+from newsletter.store.doorbell import ring
 from newsletter.store.editions import frozen
 from newsletter.store.ledger import tally
 
@@ -98,6 +99,7 @@ def open_mailing(
         for language, edition in editions.items():
             content, hash = frozen(edition)
             models.Edition.objects.create(mailing=mailing, language=language, hash=hash, content=content)
+        ring("write_down", mailing=mailing.pk)
     return Opened(mailing=mailing.pk, joined=False)
 
 
@@ -437,6 +439,7 @@ def resume(mailing: int, *, route: str = "", now: datetime | None = None) -> str
             row.state = "scheduled" if row.send_at and row.send_at > now and not has_begun(row) else "opening"
         row.reason, row.watched_at = "", now
         row.save(update_fields=["state", "reason", "watched_at"])
+        ring("write_down", mailing=mailing) if row.state == "opening" else ring("wake")
         return str(row.state)
 
 
@@ -545,6 +548,7 @@ def resolve(mailing: int, *, again: bool, now: float, quarantine: float = QUARAN
                 models.Mailing.objects.filter(pk=mailing, state__in=("sending", "finished")).update(
                     state="sending", finished_at=None, watched_at=datetime.now(UTC)
                 )
+                ring("wake")
     return settled
 
 
@@ -616,6 +620,7 @@ def post(
             id = int(row[0])
             models.Mailing.objects.filter(pk=mailing.pk).update(audience=mailing.audience + 1, watched_at=now)
             _add_batches(cursor, mailing.pk, frozen_edition.pk, id, id)
+        ring("wake")
     return id
 
 

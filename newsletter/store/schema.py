@@ -25,6 +25,7 @@ from django.db import DatabaseError, Error, OperationalError, ProgrammingError, 
 from newsletter import __version__
 from newsletter.config import Config
 from newsletter.errors import DatabaseDown, SchemaMismatch
+from newsletter.store import queue
 from newsletter.store.archive import size
 from newsletter.store.models import Fact
 
@@ -66,7 +67,8 @@ def prepare(config: Config, *, tell: Tell = _silent, copy: bool = True) -> None:
 def migrate(config: Config, *, tell: Tell = _silent) -> list[str]:
     """Brings the database to this program's tables: the names of the migrations that were applied, perhaps none.
 
-    On PostgreSQL under a lock that a second `migrate` waits for. Raises what `prepare` raises.
+    On PostgreSQL under a lock that a second `migrate` waits for; with `engine: cluster` Procrastinate's tables too.
+    Raises what `prepare` raises, and `ConfigError` when Procrastinate is not installed.
     """
     with explained():
         if connection.vendor == "sqlite":
@@ -75,12 +77,17 @@ def migrate(config: Config, *, tell: Tell = _silent) -> list[str]:
             cursor.execute("SELECT pg_advisory_lock(%s)", [_ADVISORY_LOCK])
             try:
                 missing = _missing(config)
+                jobs = queue.missing() if config.engine == "cluster" else []
                 if missing:
                     tell(f"migrating {database_name()}: {', '.join(missing)}")
                     apply()
+                if jobs:
+                    tell(f"migrating Procrastinate's tables in {database_name()}, up to {jobs[-1]}")
+                    with _failures_explained():
+                        queue.migrate(jobs)
             finally:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_ADVISORY_LOCK])
-    return missing
+    return [*missing, *(["Procrastinate's tables"] if jobs else [])]
 
 
 def store_id() -> str:
@@ -186,8 +193,15 @@ def apply(target: str | None = None) -> None:
     """
     from django.core.management import call_command  # here: most runs have nothing to migrate
 
-    try:
+    with _failures_explained():
         call_command("migrate", *([] if target is None else ["store", target]), verbosity=0, interactive=False)
+    store_id()
+
+
+@contextmanager
+def _failures_explained() -> Iterator[None]:
+    try:
+        yield
     except (OperationalError, DatabaseDown):
         raise
     except Error as error:
@@ -201,7 +215,6 @@ def apply(target: str | None = None) -> None:
             f"{database_name()}: a migration failed, and nothing of it was kept: {reason}. Go back to the version of "
             "newsletter that you had, and report this"
         ) from error
-    store_id()
 
 
 @contextmanager

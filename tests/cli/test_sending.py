@@ -81,7 +81,7 @@ def out(monkeypatch: pytest.MonkeyPatch) -> Memory:
     """The way out of every command: memory."""
     memory = Memory()
     for module in ("sending", "following"):
-        monkeypatch.setattr(f"newsletter.cli.{module}.open_ways", lambda config: as_ways(memory, config))
+        monkeypatch.setattr(f"newsletter.cli.{module}.open_ways", lambda config: as_ways(memory, config.provider))
     return memory
 
 
@@ -400,7 +400,7 @@ def test_what_went_into_the_outbox_counts_as_sent_and_it_is_said_how_to_send_it_
     say("send", "2017-11-19", "--yes")
     with (store.root / "newsletter.yaml").open("a", encoding="utf-8") as file:
         file.write("provider: smtp\nsmtp: {host: 127.0.0.1, port: 9}\n")
-    monkeypatch.setattr("newsletter.cli.sending.open_ways", lambda config: as_ways(Memory(), config))
+    monkeypatch.setattr("newsletter.cli.sending.open_ways", lambda config: as_ways(Memory(), config.provider))
     said = say("send", "2017-11-19", "--yes")
     assert "everybody has it (7 people)" in said.out
     assert "send it once more to everybody, through smtp: it went through outbox" in said.out
@@ -451,7 +451,7 @@ def test_a_provider_that_is_down_is_told_while_it_is_waited_for_and_is_exit_code
 ) -> None:
     add_people(store, range(1, 8))
     down = Down()
-    monkeypatch.setattr("newsletter.cli.sending.open_ways", lambda config: as_ways(down, config))
+    monkeypatch.setattr("newsletter.cli.sending.open_ways", lambda config: as_ways(down, config.provider))
     stopper = stop_after(down.asked)
     said = say("send", "2017-11-19", "--yes")
     stopper.join()
@@ -653,7 +653,7 @@ def test_a_test_that_is_refused_says_why(store: Config, say: Say, out: Memory) -
 def test_a_test_does_not_wait_for_a_provider_that_is_down(
     store: Config, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("newsletter.cli.sending.open_ways", lambda config: as_ways(Down(), config))
+    monkeypatch.setattr("newsletter.cli.sending.open_ways", lambda config: as_ways(Down(), config.provider))
     said = say("send", "2017-11-19", "--test", "me@valley.org")
     assert said.code == 3
     assert "smtp.valley.org:587: connection refused. What waits leaves with the next" in said.err
@@ -802,7 +802,7 @@ def test_a_worker_once_gives_up_on_a_provider_that_stays_down(
 ) -> None:
     add_people(store, range(1, 8))
     say("send", "2017-11-19", "--yes", "--no-wait")
-    monkeypatch.setattr("newsletter.cli.following.open_ways", lambda config: as_ways(Down(), config))
+    monkeypatch.setattr("newsletter.cli.following.open_ways", lambda config: as_ways(Down(), config.provider))
     monkeypatch.setattr("newsletter.cli.following.PATIENCE", 0.2)
     said = say("worker", "--once")
     assert (said.code, "connection refused; what was not sent waits" in said.err) == (3, True)
@@ -875,7 +875,7 @@ def test_caps_tell_when_it_will_be_done_and_what_it_waits_for(
     caps = Pace(per_day=10, oneoff=0)
     monkeypatch.setattr(
         "newsletter.cli.sending.open_ways",
-        lambda config: [replace(way, pace=caps) for way in as_ways(out, config)],
+        lambda config: [replace(way, pace=caps) for way in as_ways(out, config.provider)],
     )
     monkeypatch.setattr("newsletter.config.Way.pace", caps)
     planned = say("send", "2017-11-19", "--dry-run")
@@ -884,7 +884,7 @@ def test_caps_tell_when_it_will_be_done_and_what_it_waits_for(
     assert say("send", "2017-11-19", "--yes", "--no-wait").code == 0
     monkeypatch.setattr(
         "newsletter.cli.following.open_ways",
-        lambda config: [replace(way, pace=caps) for way in as_ways(out, config)],
+        lambda config: [replace(way, pace=caps) for way in as_ways(out, config.provider)],
     )
     worked = say("worker", "--once")
     assert worked.code == 0

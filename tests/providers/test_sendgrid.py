@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sendgrid_server
-from audience import add_people, editions
+from audience import add_people, as_ways, editions
 from newsletter.config import Config, Sendgrid, load_config
 from newsletter.envelope import Envelope, Recipient
 from newsletter.errors import ConfigError, ProviderDown, ProviderError, ProviderRejected, ProviderUnsure
@@ -901,7 +901,7 @@ def test_a_mailing_through_the_ledger_ends_with_everybody_in_one_state(store: Co
         return mailings.find(mailing).state in ("finished", "paused") or time.monotonic() > giving_up
 
     with sending(answer) as (server, provider):
-        local.run(store, provider, stop=threading.Event(), until=over)
+        local.run(store, as_ways(provider, "sendgrid"), stop=threading.Event(), until=over)
     counts = {state: count for state, count in ledger.tally(mailing).items() if count}
     assert counts == {"accepted": 59, "refused": 1}
     assert len(server.accepted) == len(set(server.accepted)) == 59

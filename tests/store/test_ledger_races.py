@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from audience import add_people, address, edition, editions
+from audience import add_people, address, as_ways, edition, editions
 from newsletter.config import Config
 from newsletter.errors import Fenced, LedgerError
 from newsletter.recorder import Evidence, Lease, Outcome, Recorder, read_evidence
@@ -690,7 +690,7 @@ def test_one_off_mail_taken_with_a_remark_forgets_its_slots(store: Config) -> No
 def test_a_copy_taken_while_its_last_lease_ran_sends_nothing_by_itself(world: World) -> None:
     """The copy knows the last lease, but not what was sent under it: it is an older copy all the same."""
     from newsletter.engine import local
-    from newsletter.providers import Limits, Provider, WayOut
+    from newsletter.providers import Limits
     from newsletter.store import mailings, models
 
     class Unsafe:
@@ -717,8 +717,7 @@ def test_a_copy_taken_while_its_last_lease_ran_sends_nothing_by_itself(world: Wo
     world.open()
     world.write_down()
     provider = Unsafe()
-    as_provider: Provider = provider
-    ways = [WayOut(name=mailings.find(world.mailing).provider, provider=as_provider)]
+    ways = as_ways(provider, mailings.find(world.mailing).provider)
     finished: Operation = lambda: mailings.find(world.mailing).state in ("finished", "paused")  # noqa: E731
     local.run(world.config, ways, stop=threading.Event(), until=lambda: bool(finished()))
     assert sorted(provider.sent) == sorted(address(n) for n in range(1, PEOPLE + 1))

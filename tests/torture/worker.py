@@ -18,14 +18,16 @@ def main() -> None:
     root, lease, backoff = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     config = load_config(root, {})
     configure(config)
-    from newsletter import route
+    from newsletter import engine, route
     from newsletter.dispatch import Progress
-    from newsletter.engine import local
+    from newsletter.engine import cluster
+    from newsletter.engine.local import stopped_by_signals
     from newsletter.store import ledger
 
     # What takes minutes in life takes seconds here; nothing else differs from `newsletter worker`.
     ledger.FIRST_BACKOFF = backoff
     route.LONGEST_REST = backoff
+    cluster.STALLED, cluster.PULSE, cluster.LONGEST_PAUSE = lease / 2, lease / 8, 1.0
     said = ""
 
     def report(progress: Progress) -> None:
@@ -36,9 +38,9 @@ def main() -> None:
             with suppress(OSError):  # its disk may be full, too
                 print(words, file=sys.stderr, flush=True)
 
-    with local.stopped_by_signals() as stop:
+    with stopped_by_signals() as stop:
         print("ready", flush=True)
-        local.run(config, open_ways(config), stop=stop, lease=lease, report=report)
+        engine.run(config, open_ways(config), stop=stop, lease=lease, report=report)
 
 
 if __name__ == "__main__":
