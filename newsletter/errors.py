@@ -3,6 +3,7 @@
     NewsletterError
     ├── InputError (ValueError)        a file, a feed, an argument says no; carries every finding
     │   ├── ConfigError                newsletter.yaml, the environment, the keys
+    │   │   └── ProviderUnsupported    the way out cannot carry what is asked of it
     │   ├── IssueError                 an issue file, a folder story, blocks.yaml, an image
     │   ├── TemplateError              a template, theme.yaml, labels.yaml: syntax, an unknown name, wrong MJML
     │   └── CollectError               a source that cannot be read as stories
@@ -95,6 +96,10 @@ class ConfigError(InputError):
     """The workspace's configuration cannot be used."""
 
 
+class ProviderUnsupported(ConfigError):
+    """The way out lacks what the workspace or an edition asks for, so nothing was handed over. Take another way."""
+
+
 class IssueError(InputError):
     """An issue, a folder story, a block or an image cannot be used."""
 
@@ -119,12 +124,14 @@ class ProviderError(NewsletterError, OSError):
     """The way out failed for a whole chunk.
 
     `outcomes` holds what is known all the same: an `Outcome` (recorder.py) for each recipient that was answered for
-    before. The others were not handed over, or, with `ProviderUnsure`, nobody knows.
+    before. The others were not handed over, or, with `ProviderUnsure`, nobody knows. `retry_after` is how many seconds
+    to wait before the next try, where the way out said so.
     """
 
-    def __init__(self, message: str, *, outcomes: tuple[object, ...] = ()) -> None:
+    def __init__(self, message: str, *, outcomes: tuple[object, ...] = (), retry_after: float | None = None) -> None:
         super().__init__(message)
         self.outcomes = outcomes
+        self.retry_after = retry_after
 
 
 class ProviderDown(ProviderError, ConnectionError):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from newsletter.config import Config, Smtp, Way
+from newsletter.config import Anymail, Config, Smtp, Way
 from newsletter.envelope import Recipient
+from newsletter.errors import ConfigError, Finding
 from newsletter.recorder import Outcome, Recorder
 from newsletter.rendering.edition import Edition
 
@@ -45,14 +46,27 @@ class Provider(Protocol):
 def open_provider(config: Config, way: Way | None = None) -> Provider:
     """A way out of the configuration (default: the first), ready to send; no connection is made yet.
 
-    Raises `ConfigError`, also when the way needs a package that is not installed.
+    Raises `ConfigError`, also when the way needs a package that is not installed, and `ProviderUnsupported` when it
+    cannot carry what the workspace asks of every message.
     """
     settings = (way or config.ways[0]).settings
     if isinstance(settings, Smtp):
         from newsletter.providers.smtp import SmtpProvider
 
         return SmtpProvider(settings)
+    if isinstance(settings, Anymail):
+        try:
+            from newsletter.providers.anymail import AnymailProvider, check_workspace
+        except ModuleNotFoundError as error:
+            raise _not_installed("django-anymail", "anymail") from error
+        check_workspace(settings, embed=config.images == "embed")
+        return AnymailProvider(settings)
     from newsletter.providers.outbox import Outbox  # here: outbox imports what this module defines
 
     assert isinstance(settings, Path)
     return Outbox(settings)
+
+
+def _not_installed(package: str, extra: str) -> ConfigError:
+    message, help = f"this way out needs {package}, which is not installed", f"pip install 'newsletter[{extra}]'"
+    return ConfigError([Finding(code="config.package", severity="error", where=None, message=message, help=help)])

@@ -1,0 +1,335 @@
+"""One line to a service: a request, its answer, and what is certain when there is none.
+
+Nothing is ever sent again by itself: no retries, no redirects. Each call has a deadline for the whole of it, since a
+time-out for each read lets a server that drips one octet at a time hold a call for hours.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Protocol
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import PoolManager
+
+MOST = 1 << 22  # octets of an answer that are read; a thousand ids take 80 kB
+IDLE = 20.0  # seconds after which a connection is not used again: many servers close one after 60
+_CONNECT = 15.0  # seconds to wait for a connection
+
+
+class Unreached(Exception):
+    """No request left: nothing was handed over. The text holds no address and no key."""
+
+
+class Lost(Exception):
+    """The request left and no answer came, or half of one. The text holds no address and no key."""
+
+
+class Call:
+    """One request on its way."""
+
+    __slots__ = ("connection", "cut", "deadline", "handed")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline  # of time.monotonic
+        self.connection: Any = None
+        self.handed = False  # the body has begun to leave
+        self.cut = False  # the deadline passed
+
+
+_here = threading.local()  # the call that this thread makes
+
+
+class _Watched:
+    """A connection that tells the call when the body leaves."""
+
+    _head = False
+    sock: Any
+
+    def connect(self) -> None:
+        _here.call.connection = self
+        super().connect()  # type: ignore[misc]
+
+    def endheaders(self, *arguments: Any, **more: Any) -> None:
+        _here.call.connection = self
+        self._head = True
+        try:
+            super().endheaders(*arguments, **more)  # type: ignore[misc]
+        finally:
+            self._head = False
+
+    def send(self, data: Any) -> None:
+        if not self._head:
+            _here.call.handed = True
+        super().send(data)  # type: ignore[misc]
+
+
+class _Plain(_Watched, HTTPConnection):
+    pass
+
+
+class _Secure(_Watched, HTTPSConnection):
+    pass
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
+        super().init_poolmanager(*arguments, **more)
+        _watch_pools(self.poolmanager)
+
+    def proxy_manager_for(self, *arguments: Any, **more: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **more)
+        _watch_pools(manager)
+        return manager
+
+
+def _watch_pools(manager: PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+
+
+class Watch:
+    """Cuts the connection of every call whose deadline has passed. One thread, started with the first call."""
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, call: Call) -> None:
+        with self._changed:
+            self._calls.add(call)
+            if not self._thread:
+                self._thread = threading.Thread(target=self._run, name="anymail deadlines", daemon=True)
+                self._thread.start()
+            elif len(self._calls) == 1:
+                self._changed.notify()
+
+    def remove(self, call: Call) -> None:
+        with self._changed:
+            self._calls.discard(call)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._calls and not self._changed.wait(10.0) and not self._calls:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                late = [call for call in self._calls if call.deadline <= now]
+            for call in late:
+                call.cut = True
+                _shut(call.connection)
+            time.sleep(0.1)
+
+
+def _shut(connection: Any) -> None:
+    """Ends both directions, so that a thread that reads or writes there wakes up."""
+    sock = getattr(connection, "sock", None)
+    if sock is not None:
+        with suppress(OSError, ValueError, TypeError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not that of an SSLSocket, which belongs to one thread
+
+
+class Line:
+    """A backend of django-anymail with a session of its own: for one thread at a time."""
+
+    def __init__(self, backend: Any, *, timeout: float, watch: Watch) -> None:
+        self.backend = backend
+        self._timeout, self._watch = timeout, watch
+        self._used = time.monotonic()
+        self._session = session = requests.Session()
+        session.mount("https://", adapter := _Adapter(max_retries=0))
+        session.mount("http://", adapter)
+        session.headers["User-Agent"] = "newsletter (django-anymail)"
+        # Read once, and no .netrc, which would take the place of a key.
+        session.trust_env = False
+        session.proxies = requests.utils.get_environ_proxies(backend.api_url)
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+
+    def post(self, payload: Any) -> requests.Response:
+        """The whole answer to one request. Raises `Unreached` or `Lost`."""
+        asked = payload.get_request_params(self.backend.api_url)
+        now = time.monotonic()
+        if now - self._used > IDLE:
+            self._session.close()  # its connections; the session opens others
+        _here.call = call = Call(now + self._timeout)
+        self._watch.add(call)
+        try:
+            with self._session.request(
+                **asked, timeout=(min(_CONNECT, self._timeout), self._timeout), stream=True, allow_redirects=False
+            ) as answer:
+                return _read(answer)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, _BROKEN) as error:
+            self._session.close()
+            reason = f"no answer within {self._timeout:g} s" if call.cut or _timed_out(error) else cause(error)
+            raise (Lost if call.handed else Unreached)(reason) from None
+        finally:
+            self._watch.remove(call)
+            self._used = time.monotonic()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+_BROKEN = http.client.HTTPException
+
+
+def _read(answer: requests.Response) -> requests.Response:
+    """The answer with its body in memory."""
+    body = b""
+    for piece in answer.iter_content(1 << 16):
+        body += piece
+        if len(body) > MOST:
+            raise ValueError("the answer has no end")
+    whole = requests.Response()
+    whole.status_code, whole.headers, whole.reason, whole.url = (
+        answer.status_code,
+        answer.headers,
+        answer.reason,
+        answer.url,
+    )
+    whole.raw = io.BytesIO(body)
+    whole.encoding = "utf-8"  # a guess costs seconds when somebody sends us much
+    whole.content  # noqa: B018 (reads it)
+    return whole
+
+
+def _timed_out(error: BaseException) -> bool:
+    return isinstance(error, requests.Timeout) or any(isinstance(each, TimeoutError) for each in _chain(error))
+
+
+def cause(error: BaseException) -> str:
+    """Why a connection failed, in the words of the system; never those of a library, which hold the address asked."""
+    for each in _chain(error):
+        if (
+            isinstance(each, ConnectionError | OSError)
+            and each.strerror
+            and not isinstance(each, requests.RequestException)
+        ):
+            return each.strerror
+    return type(error).__name__
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting and len(found) < 20:
+        each = waiting.pop()
+        if isinstance(each, BaseException) and each not in found:
+            found.append(each)
+            waiting += [*each.args, getattr(each, "reason", None), each.__context__, each.__cause__]
+    return found
+
+
+class Lines:
+    """Lines that are free, for whoever needs one. `with lines.one() as line`."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._free: deque[Any] = deque()
+        self._age = 0
+
+    def one(self) -> _Borrowed:
+        return _Borrowed(self)
+
+    def take(self) -> tuple[Any, int]:
+        age = self._age
+        try:
+            return self._free.pop(), age
+        except IndexError:
+            return self._make(), age
+
+    def give(self, line: Any, age: int) -> None:
+        if age == self._age:
+            self._free.append(line)
+        else:
+            line.close()
+
+    def close(self) -> None:
+        self._age += 1
+        while self._free:
+            self._free.pop().close()
+
+
+class _Borrowed:
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def __enter__(self) -> Any:
+        self._line, self._age = self._lines.take()
+        return self._line
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.give(self._line, self._age)
+
+
+class Turns(Protocol):
+    """Work that is done one piece at a time, by several threads at once."""
+
+    def turn(self) -> Callable[[], None] | None:
+        """The next piece; None when all have been given out."""
+
+
+class Crew:
+    """Threads that take turns at all the work there is: a single mail waits for one request, not for a chunk."""
+
+    def __init__(self, size: int) -> None:
+        self._work: deque[Turns] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._size = size
+        self.threads: list[threading.Thread] = []
+
+    def take(self, work: Turns, *, pieces: int) -> None:
+        with self._changed:
+            self._work.append(work)
+            for _ in range(min(pieces, self._size - len(self.threads))):
+                thread = threading.Thread(target=self._run, name=f"anymail {len(self.threads)}", daemon=True)
+                self.threads.append(thread)
+                thread.start()
+            self._changed.notify(pieces)
+
+    def stop(self) -> None:
+        """No piece is begun from now on; those in hand are finished."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self.threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._work and not self._stopped:
+                    self._changed.wait()
+                if self._stopped:
+                    return
+                work = self._work.popleft()
+                piece = work.turn()
+                if piece is None:
+                    continue
+                self._work.append(work)
+            piece()
