@@ -543,7 +543,9 @@ def mailersend(service: MailService, request: Request) -> Handled:
     document = _document(request)
     _need(document["settings"] == {"track_clicks": False, "track_opens": False}, message="tracking is on")
     (to,) = document["to"]
-    personal = {each["email"]: each["data"] for each in document.get("personalization", ())}.get(to["email"], {})
+    personal: dict[str, str] = {each["email"]: each["data"] for each in document.get("personalization", ())}.get(
+        to["email"], {}
+    )
 
     def fill(text: str) -> str:
         def value(found: re.Match[str]) -> str:

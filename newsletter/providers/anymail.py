@@ -53,14 +53,18 @@ class AnymailProvider:
     def __init__(self, config: Anymail, *, url: str = "") -> None:
         self.service = service = SERVICES[config.service]
         _check(config, service)
+        url = url or config.url or service.urls.get(config.region, "")
         if config.service == "ses":
-            from newsletter.providers.anymail_ses import SesLine, ses_client
-
-            client = ses_client(config, url or config.url)
-            self._make: Callable[[], Any] = lambda: SesLine(client, service, timeout=config.timeout)
+            try:
+                from newsletter.providers.anymail_ses import SesLine, ses_client
+            except ModuleNotFoundError as error:
+                raise _problem(
+                    "Amazon SES needs boto3, which is not installed", "pip install 'newsletter[ses]'"
+                ) from error
+            client = ses_client(config, url)
+            self._make: Callable[[], Any] = lambda: SesLine(client, service, timeout=config.timeout, watch=self._watch)
         else:
-            url = url or config.url or service.urls[config.region]
-            self._make = lambda: Line(_backend(config, service, url), timeout=config.timeout, watch=self._watch)
+            self._make = lambda: Line(url, _backend(config, service, url), timeout=config.timeout, watch=self._watch)
         if service.batch > 1:
             self.limits = Limits(chunk=service.batch, lanes=config.connections, connections=config.connections)
         else:
@@ -251,7 +255,7 @@ class _Task:
         """The outcomes; or the verdict of a request that was refused as a whole. Raises `ProviderError` for all."""
         service, letter = self._service, self._letter
         if not service.payload:
-            found: list[Outcome] | answers.Verdict = line.post(letter, to[0], self._secrets)
+            found: list[Outcome] | answers.Verdict = line.send(letter, to[0], self._secrets)
             return found
         once = _once(letter.edition, to)
         try:
@@ -366,6 +370,10 @@ def _check(config: Anymail, service: Service) -> None:
         report("`domain` is no domain", "write it as the service shows it, such as mg.example.org")
     if findings:
         raise ConfigError(findings)
+
+
+def _problem(message: str, help: str) -> ConfigError:
+    return ConfigError([Finding(code="config.package", severity="error", where=None, message=message, help=help)])
 
 
 def _backend(config: Anymail, service: Service, url: str) -> Any:

@@ -55,6 +55,8 @@ _ADDRESS = re.compile(r"[^\s<>\"'`(),:;\[\]]*(?:@|%40|\\u0040)[^\s<>\"'`(),;]*")
 def judge(service: Service, answer: Any, secrets: Secrets) -> Verdict:
     """What an HTTP answer means, before it is asked about single recipients. Trusts nothing in it."""
     status = int(answer.status_code)
+    if 200 <= status < 300 and service.module not in ("postal", "mandrill"):
+        return Verdict("taken")
     document = _document(answer)
     said = secrets.words(_said(document) or (answer.text if len(answer.content) < 2000 else "") or str(answer.reason))
     detail = f"{service.title} says {status}: {said}" if said else f"{service.title} says {status}"
@@ -209,6 +211,8 @@ def outcomes(
         if found is not None:
             return found
     try:
+        if not answer.content and service.module != "mailersend":
+            raise ValueError("an empty answer")
         backend.raise_for_status(answer, payload, payload.message)
         statuses = backend.parse_recipient_status(answer, payload, payload.message)
         by_address = {str(address).casefold(): status for address, status in statuses.items()}
@@ -228,11 +232,15 @@ _STATES: Mapping[str | None, State] = {
 }
 
 
+_FAILED: Mapping[str, State] = {"unisender_go": "deferred", "mailersend": "in_doubt"}
+
+
 def _outcome(service: Service, to: Addressee, status: Any, code: int) -> Outcome:
     word = getattr(status, "status", None)
     state = _STATES.get(word, "in_doubt")
-    if word == "failed":  # Unisender Go says so of an address that cannot be reached for the moment
-        state = "deferred" if service.module == "unisender_go" else "refused"
+    if word == "failed":  # Unisender Go says so of an address that cannot be reached for the moment; anymail makes it
+        # up where MailerSend's answer names no id.
+        state = _FAILED.get(service.module, "refused")
     elif word in ("unknown", None) and code == 422:
         state = "refused"  # Postmark: nothing was sent
     if state == "accepted":

@@ -1,31 +1,32 @@
 """Amazon SES: whole messages of ours, as SMTP would carry them, through boto3.
 
 anymail would let Django write the message, and Django may write a long List-Unsubscribe as encoded-words. So only the
-envelope's own octets leave here (SES v2 `SendEmail`, content `Raw`).
+envelope's own octets leave here (SES v2 `SendEmail`, content `Raw`). boto3 signs the requests and reads the answers;
+the connections are those of every other service, with their deadline.
 """
 
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
 from typing import Any
+
+import boto3
+import requests
+from botocore.awsrequest import AWSResponse
+from botocore.config import Config as BotoConfig
+from botocore.exceptions import BotoCoreError, ClientError
 
 from newsletter.config import Anymail
 from newsletter.errors import ConfigError, Finding, ProviderDown, ProviderRejected
 from newsletter.providers.anymail_answers import Secrets, Verdict
-from newsletter.providers.anymail_lane import cause
+from newsletter.providers.anymail_lane import Line, Lost, Unreached, Watch
 from newsletter.providers.anymail_letter import Addressee, Letter
 from newsletter.providers.anymail_services import Service
 from newsletter.recorder import Outcome
 
-try:
-    import boto3
-    from botocore import exceptions as boto
-    from botocore.config import Config as BotoConfig
-except ImportError as error:
-    message, help = "Amazon SES needs a package that is not installed", "pip install 'newsletter[ses]'"
-    raise ConfigError(
-        [Finding(code="config.package", severity="error", where=None, message=message, help=help)]
-    ) from error
+_here = threading.local()  # the line on which this thread sends
 
 
 def ses_client(config: Anymail, url: str) -> Any:
@@ -44,67 +45,77 @@ def ses_client(config: Anymail, url: str) -> Any:
         raise ConfigError(
             [Finding(code="config.value", severity="error", where=None, message=f"anymail: {problem}", help=help)]
         )
-    settings = BotoConfig(
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        connect_timeout=min(15, config.timeout),
-        read_timeout=config.timeout,
-        max_pool_connections=config.connections,
-        user_agent_extra="newsletter",
-        tcp_keepalive=True,
-    )
-    return session.client("sesv2", endpoint_url=url or None, config=settings)
+    settings = BotoConfig(retries={"total_max_attempts": 1, "mode": "standard"}, user_agent_extra="newsletter")
+    client = session.client("sesv2", endpoint_url=url or None, config=settings)
+    client.meta.events.register("before-send.sesv2", _sent)  # what it returns is the answer
+    return client
+
+
+def _sent(request: Any, **_: Any) -> AWSResponse:
+    headers = {name: _text(value) for name, value in request.headers.items()}
+    plain = requests.Request(request.method, request.url, headers=headers, data=request.body).prepare()
+    answer = _here.line.exchange(plain)
+    return AWSResponse(request.url, answer.status_code, answer.headers, _Read(answer.content))
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+class _Read:
+    """A body that is in memory, as botocore reads one."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def stream(self, **_: Any) -> Iterator[bytes]:
+        yield self._body
 
 
 class SesLine:
     """Sends one message at a time."""
 
-    def __init__(self, client: Any, service: Service, *, timeout: float) -> None:
-        self._client, self._service, self._timeout = client, service, timeout
+    def __init__(self, client: Any, service: Service, *, timeout: float, watch: Watch) -> None:
+        self._client, self._service = client, service
+        self._line = Line(client.meta.endpoint_url, None, timeout=timeout, watch=watch)
 
-    def post(self, letter: Letter, to: Addressee, secrets: Secrets) -> list[Outcome] | Verdict:
+    def send(self, letter: Letter, to: Addressee, secrets: Secrets) -> list[Outcome] | Verdict:
         """The outcome, or a verdict on the recipient. Raises `ProviderDown` and `ProviderRejected`."""
+        _here.line = self._line
         try:
             answer = self._client.send_email(
                 Destination={"ToAddresses": [to.address]},
                 Content={"Raw": {"Data": b"".join(to.pieces)}},
                 EmailTags=[{"Name": "d", "Value": to.key}],
             )
-        except boto.ClientError as error:
+        except Unreached as error:
+            raise ProviderDown(f"Amazon SES cannot be reached: {error}; tried again later") from None
+        except Lost as error:
+            return [Outcome(key=to.key, state="in_doubt", detail=f"Amazon SES: {error}")]
+        except ClientError as error:
             return _judged(error, to, secrets)
-        except (
-            boto.EndpointConnectionError,
-            boto.ConnectTimeoutError,
-            boto.SSLError,
-            boto.ProxyConnectionError,
-        ) as error:
-            raise ProviderDown(f"Amazon SES cannot be reached: {cause(error)}; tried again later") from None
-        except (
-            boto.NoCredentialsError,
-            boto.PartialCredentialsError,
-            boto.CredentialRetrievalError,
-            boto.TokenRetrievalError,
-        ) as error:
-            raise ProviderRejected(
-                f"Amazon SES: no credentials ({type(error).__name__}); set them, then resume"
-            ) from None
-        except (boto.BotoCoreError, OSError, ValueError, RecursionError) as error:
-            timed_out = isinstance(error, boto.ReadTimeoutError)
-            reason = f"no answer within {self._timeout:g} s" if timed_out else cause(error)
-            return [Outcome(key=to.key, state="in_doubt", detail=f"Amazon SES: {reason}")]
+        except (BotoCoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            if "Credential" in type(error).__name__ or "Token" in type(error).__name__:  # nothing was signed
+                why = f"Amazon SES: no credentials ({type(error).__name__}); set them, then resume"
+                raise ProviderRejected(why) from None
+            return [Outcome(key=to.key, state="in_doubt", detail=_UNREADABLE)]
         id = answer.get("MessageId") if isinstance(answer, dict) else None
-        if not isinstance(id, str) or not id:
-            return [Outcome(key=to.key, state="in_doubt", detail="Amazon SES gave an answer that cannot be read")]
-        return [Outcome(key=to.key, state="accepted", provider_ref=id if id.isprintable() and len(id) < 200 else "")]
+        if not isinstance(id, str) or not id.isprintable() or not 0 < len(id) < 200:
+            return [Outcome(key=to.key, state="in_doubt", detail=_UNREADABLE)]
+        return [Outcome(key=to.key, state="accepted", provider_ref=id)]
 
     def close(self) -> None:
-        """The client is everybody's."""
+        self._line.close()
 
 
+_UNREADABLE = "Amazon SES gave an answer that cannot be read, so nobody knows"
 _TOO_FAST = ("TooManyRequestsException", "ThrottlingException", "Throttling")
 _MESSAGE = ("MessageRejected", "BadRequestException", "ValidationException", "InvalidParameterValue")
+_OURS = re.compile(r"not verified|identity|quota|paused|suspend|from|sender|domain|size|credential", re.IGNORECASE)
 
 
-def _judged(error: Any, to: Addressee, secrets: Secrets) -> list[Outcome] | Verdict:
+def _judged(error: ClientError, to: Addressee, secrets: Secrets) -> list[Outcome] | Verdict:
+    """docs.aws.amazon.com, SES API v2, SendEmail, "Errors"."""
     answer: Any = error.response
     told: Any = answer.get("Error") or {}
     status = (answer.get("ResponseMetadata") or {}).get("HTTPStatusCode", 0)
@@ -115,7 +126,6 @@ def _judged(error: Any, to: Addressee, secrets: Secrets) -> list[Outcome] | Verd
         raise ProviderDown(f"{detail}; tried again later", retry_after=1.0)
     if not isinstance(status, int) or status >= 500 or status < 300:
         return [Outcome(key=to.key, state="in_doubt", detail=detail)]
-    about_sender = re.search(r"not verified|identity|quota|paused|suspend|from|sender|domain|size", said, re.IGNORECASE)
-    if code in _MESSAGE and not about_sender:
+    if code in _MESSAGE and not _OURS.search(said):
         return Verdict("refused", detail)
     raise ProviderRejected(f"{detail}; mend that, then resume")
