@@ -265,6 +265,7 @@ class _Task:
                 payload = letter.single(to[0], line.backend)
             if service.once == "http":
                 payload.headers["Idempotency-Key"] = once
+            request = line.prepared(payload)
         except AnymailError as error:  # the edition was tried before, so it is about these recipients
             return answers.Verdict("refused", f"{service.title} cannot carry {what_is_missing(error, service)}")
         lost = ""
@@ -273,7 +274,7 @@ class _Task:
             if number and not self._may_repeat(number):
                 break
             try:
-                answer = line.post(payload)
+                answer = line.exchange(request)
             except Unreached as error:
                 if number:  # the first one left
                     continue

@@ -219,7 +219,7 @@ def outcomes(
     except Exception:  # whatever a parser meets in an answer that is none
         detail = f"{service.title} gave an answer that cannot be read, so nobody knows"
         return [Outcome(key=each.key, state="in_doubt", detail=detail) for each in to]
-    if len(to) == 1 and len(by_address) == 1:
+    if service.batch == 1 and len(by_address) == 1:  # however the address is spelled there
         by_address = {to[0].address.casefold(): next(iter(by_address.values()))}
     return [_outcome(service, each, by_address.get(each.address.casefold()), int(answer.status_code)) for each in to]
 

@@ -166,11 +166,11 @@ class Line:
         self._proxies = requests.utils.get_environ_proxies(url)
         self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
-    def post(self, payload: Any) -> requests.Response:
-        """The whole answer to a request of anymail's. Raises `Unreached` or `Lost`."""
+    def prepared(self, payload: Any) -> requests.PreparedRequest:
+        """A request of anymail's, ready to leave: made once, since some payloads can tell their contents only once."""
         asked = payload.get_request_params(self._url)
         headers = {"User-Agent": "newsletter (django-anymail)", "Accept-Encoding": "gzip"}
-        return self.exchange(requests.Request(**asked | {"headers": headers | (asked["headers"] or {})}).prepare())
+        return requests.Request(**asked | {"headers": headers | (asked["headers"] or {})}).prepare()
 
     def exchange(self, request: requests.PreparedRequest) -> requests.Response:
         """The whole answer. Raises `Unreached` or `Lost`."""
