@@ -282,7 +282,7 @@ class _Task:
             except Lost as error:
                 lost, unread = f"{service.title}: {error}", True
                 continue
-            verdict = answers.judge(service, answer, self._secrets)
+            verdict = answers.judge(service, answer, self._secrets, alone=len(to) == 1)
             if number and unread and service.once == "brevo" and "duplicate_parameter" in verdict.detail:
                 return [Outcome(key=each.key, state="accepted") for each in to]  # it had taken the first one
             if verdict.what == "in_doubt" or (number and verdict.what != "taken"):

@@ -39,22 +39,30 @@ class Secrets:
         self._keys = [key for key in keys if key]
 
     def words(self, text: str) -> str:
+        text = text[:20_000]
         for key in self._keys:
             text = text.replace(key, "…")
-        text = _ADDRESS.sub("…", "".join(sign if sign.isprintable() else " " for sign in text[:4000]))
+        text = _ADDRESS.sub("…", "".join(sign if sign.isprintable() else " " for sign in text[:2000]))
         text = " ".join(text.split())
         return text if len(text) <= _LONGEST_DETAIL else f"{text[: _LONGEST_DETAIL - 1]}…"
 
 
-_ADDRESS = re.compile(r"[^\s<>\"'`(),:;\[\]]*(?:@|%40|\\u0040)[^\s<>\"'`(),;]*")
+_ADDRESS = re.compile(r"[^\s<>\"'`(),:;\[\]]*(?:@|%40|\\u0040|&#0*64;|&#x0*40;)[^\s<>\"'`(),;]*")
 
 
 # --- the request as a whole -------------------------------------------------------------------------------------------
 
 
-def judge(service: Service, answer: Any, secrets: Secrets) -> Verdict:
-    """What an HTTP answer means, before it is asked about single recipients. Trusts nothing in it."""
+def judge(service: Service, answer: Any, secrets: Secrets, *, alone: bool) -> Verdict:
+    """What an HTTP answer means, before it is asked about single recipients. Trusts nothing in it.
+
+    `alone`: the request was for one recipient, so that what is wrong with it is not its size in recipients.
+    """
     status = int(answer.status_code)
+    if service.module == "mailgun" and b"Mailgun Magnificent API" in answer.content[:1000]:
+        return Verdict(
+            "rejected", "Mailgun does not know this address of its API: look at `domain`, `region` and `url`"
+        )
     if 200 <= status < 300 and service.module not in ("postal", "mandrill"):
         return Verdict("taken")
     document = _document(answer)
@@ -77,6 +85,8 @@ def judge(service: Service, answer: Any, secrets: Secrets) -> Verdict:
     if status == 408:  # the request did not arrive whole (RFC 9110 §15.5.9)
         return Verdict("deferred", detail)
     if status in (401, 402, 403, 404, 405, 407, 410) or 300 <= status < 400:
+        return Verdict("rejected", detail)
+    if status == 413 and alone:
         return Verdict("rejected", detail)
     if status in (400, 413, 422):
         return _refusal(service, document, said, detail)

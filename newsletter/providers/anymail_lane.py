@@ -28,6 +28,7 @@ from urllib3.poolmanager import PoolManager
 MOST = 1 << 22  # octets of an answer that are read; a thousand ids take 80 kB
 IDLE = 20.0  # seconds after which a connection is not used again: many servers close one after 60
 _CONNECT = 15.0  # seconds to wait for a connection
+_LOOK = 0.1  # seconds between two looks at the deadlines
 
 
 class Unreached(Exception):
@@ -136,11 +137,11 @@ class Watch:
                     self._thread = None
                     return
                 now = time.monotonic()
-                late = [call for call in self._calls if call.deadline <= now]
-            for call in late:
-                call.cut = True
-                _shut(call.connection)
-            time.sleep(0.1)
+                for call in self._calls:  # under the lock: once a call is removed, its connection may be another's
+                    if call.deadline <= now:
+                        call.cut = True
+                        _shut(call.connection)
+            time.sleep(_LOOK)
 
 
 def _shut(connection: Any) -> None:
@@ -191,6 +192,8 @@ class Line:
         finally:
             self._watch.remove(call)
             self._used = time.monotonic()
+            if call.cut:  # in the very moment in which the answer was whole
+                self._adapter.close()
 
     def close(self) -> None:
         self._adapter.close()

@@ -11,7 +11,7 @@ import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from email.mime.image import MIMEImage
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -290,13 +290,25 @@ def _mailbox(mailbox: Mailbox) -> EmailAddress:
     return EmailAddress(mailbox.name, username=local, domain=domain)
 
 
+class _Picture(Attachment):  # type: ignore[misc]
+    """Encoded once, not for every message."""
+
+    @cached_property
+    def b64content(self) -> str:
+        return str(super().b64content)
+
+    @cached_property
+    def b64content_utf8(self) -> str:
+        return str(super().b64content_utf8)
+
+
 def _pictures(edition: Edition) -> list[Attachment]:
     pictures = []
     for image in edition.images if edition.embed else ():
         part = MIMEImage(image.content, image.media_type.partition("/")[2])
         part.add_header("Content-Disposition", "inline", filename=image.name)
         part.add_header("Content-ID", f"<{image.name}@newsletter>")
-        pictures.append(Attachment(part))
+        pictures.append(_Picture(part))
     return pictures
 
 

@@ -96,6 +96,11 @@ class Sent:
         return self.recorder.path.read_bytes().rstrip(b"\0").decode()
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("newsletter.providers.anymail._PAUSE", 0.01)
+
+
 @contextmanager
 def sent_by(folder: Path, name: str, **changes: Any) -> Iterator[Sent]:
     sent = Sent(folder, name, **changes)
@@ -463,6 +468,56 @@ def test_a_batch_that_is_refused_whatever_is_in_it_is_not_cut_to_pieces(tmp_path
         with pytest.raises(ProviderRejected, match="not one recipient's fault"):
             sent.send(*readers(500))
         assert len(sent.service.requests) < 40
+
+
+def test_a_message_that_is_too_large_is_nobodys_fault_but_ours(tmp_path: Path) -> None:
+    with sent_by(tmp_path, "brevo") as sent:
+        sent.service.answer = lambda request: Answer(413, {"message": "too large"})
+        with pytest.raises(ProviderRejected, match="413"):
+            sent.send(*readers(3))
+
+
+def test_a_batch_that_is_too_large_is_halved(tmp_path: Path) -> None:
+    with sent_by(tmp_path, "brevo") as sent:
+        sent.service.answer = lambda request: Answer(413, {}) if len(request.json["messageVersions"]) > 3 else None
+        assert states(sent.send(*readers(10))) == ["accepted"] * 10
+        assert sorted(took.key for took in sent.service.taken) == sorted(f"r{n}" for n in range(10))
+
+
+def test_a_page_that_takes_the_place_of_mailguns_api_is_a_wrong_setting(tmp_path: Path) -> None:
+    with sent_by(tmp_path, "mailgun") as sent:
+        sent.service.answer = lambda request: Answer(200, b"Mailgun Magnificent API")
+        with pytest.raises(ProviderRejected, match="look at `domain`"):
+            sent.send(reader("ana"))
+
+
+def test_a_batch_of_which_a_part_was_taken_is_a_doubt_when_nobody_says_which(tmp_path: Path) -> None:
+    with sent_by(tmp_path, "sparkpost") as sent:
+        results = {"total_rejected_recipients": 1, "total_accepted_recipients": 2, "id": "1"}
+        sent.service.answer = lambda request: Answer(200, {"results": results})
+        assert states(sent.send(*readers(3))) == ["in_doubt"] * 3
+
+
+@pytest.mark.parametrize(
+    ("said", "state"), [("unsubscribed", "refused"), ("temporary_unavailable", "deferred"), ("invalid", "refused")]
+)
+def test_unisender_tells_of_each_recipient(tmp_path: Path, said: str, state: str) -> None:
+    with sent_by(tmp_path, "unisender") as sent:
+        emails = {
+            "status": "success",
+            "job_id": "j",
+            "emails": ["r0@example.net"],
+            "failed_emails": {"r1@example.net": said},
+        }
+        sent.service.answer = lambda request: Answer(200, emails)
+        assert states(sent.send(*readers(3))) == ["accepted", state, "in_doubt"]
+
+
+def test_mailersend_tells_whom_it_will_not_write_to(tmp_path: Path) -> None:
+    with sent_by(tmp_path, "mailersend") as sent:
+        warning = {"type": "ALL_SUPPRESSED", "recipients": [{"email": "ana@example.net", "reason": ["hard_bounced"]}]}
+        sent.service.answer = lambda request: Answer(202, {"warnings": [warning]})
+        assert states(sent.send(reader("ana"))) == ["refused"]
 
 
 def test_mailjet_with_a_single_recipient_carries_what_is_his(tmp_path: Path) -> None:
