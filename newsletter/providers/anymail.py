@@ -96,8 +96,9 @@ class AnymailProvider:
             with self._lines.one() as line:
                 task.in_batches(line)
         elif task.waiting:
-            self._running().take(task, pieces=len(task.waiting))
-            task.wait()
+            crew = self._running()
+            crew.take(task, pieces=len(task.waiting))
+            task.wait(crew)
         if task.failure:
             raise task.failure
         return [task.known[recipient.key] for recipient in recipients]
@@ -132,7 +133,7 @@ class _Task:
     def __init__(
         self, provider: AnymailProvider, letter: Letter, recipients: Sequence[Recipient], recorder: Recorder
     ) -> None:
-        self._provider, self._letter, self._recorder = provider, letter, recorder
+        self._letter, self._recorder = letter, recorder
         self._service, self._secrets, self._lines = provider.service, provider._secrets, provider._lines  # noqa: SLF001
         self.known: dict[str, Outcome] = {}
         self.failure: BaseException | None = None
@@ -164,12 +165,11 @@ class _Task:
             self._at_work += 1
         return lambda: self._single(to)
 
-    def wait(self) -> None:
+    def wait(self, crew: Crew) -> None:
         """Until every request that was begun is over. Whoever gives up before begins no further one."""
         try:
             while not self._done.wait(1.0):
-                crew = self._provider._crew  # noqa: SLF001
-                if crew is None and not self._at_work:
+                if crew.stopped and not self._at_work and not self._done.is_set():
                     raise RuntimeError("the anymail provider was closed while it was sending")
         except BaseException as error:
             with self._lock:

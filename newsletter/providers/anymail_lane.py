@@ -306,7 +306,7 @@ class Crew:
     def __init__(self, size: int) -> None:
         self._work: deque[Turns] = deque()
         self._changed = threading.Condition()
-        self._stopped = False
+        self.stopped = False
         self._size = size
         self.threads: list[threading.Thread] = []
 
@@ -322,7 +322,7 @@ class Crew:
     def stop(self) -> None:
         """No piece is begun from now on; those in hand are finished."""
         with self._changed:
-            self._stopped = True
+            self.stopped = True
             self._changed.notify_all()
         for thread in self.threads:
             thread.join()
@@ -330,9 +330,9 @@ class Crew:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._work and not self._stopped:
+                while not self._work and not self.stopped:
                     self._changed.wait()
-                if self._stopped:
+                if self.stopped:
                     return
                 work = self._work.popleft()
                 piece = work.turn()
