@@ -35,6 +35,7 @@ from newsletter.providers import anymail_answers as answers
 from newsletter.providers.anymail_lane import Crew, Line, Lines, Lost, Unreached, Watch
 from newsletter.providers.anymail_letter import Addressee, Letter, unsupported, what_is_missing
 from newsletter.providers.anymail_services import SERVICES, Service
+from newsletter.recorder import State
 from newsletter.rendering.edition import Edition
 
 _REPEATS = 2  # of a request whose answer was lost, where a key makes that harmless
@@ -205,57 +206,45 @@ class _Task:
 
     def _request(self, line: Any, to: Sequence[Addressee]) -> None:
         """Makes the request, or several where it is refused for one recipient among many, and notes the outcomes."""
-        to = self._announced(to)
-        if not to:
-            return
+        gate = _Gate(self._recorder, to)
         self._requests += 1
         try:
-            found = self._asked(line, to)
-        except ProviderError as error:
-            self._note([Outcome(key=each.key, state="deferred", detail=str(error)) for each in to])
+            try:
+                found = self._asked(line, to, gate)
+            except _Stopped:  # those who were announced before that are in hand, and go
+                for each in gate.held:
+                    self.known[each.key] = Outcome(key=each.key, state="deferred", detail="stopped before it left")
+                to = gate.gone
+                if not to:
+                    return
+                found = self._asked(line, to, gate)
+        except ProviderError as error:  # nobody was served: they are not in the outcomes, and no try is counted
+            gate.answered("deferred", str(error))
             raise
-        except BaseException:  # a fault of ours: it had left, or not
-            self._note([Outcome(key=each.key, state="in_doubt", detail="an error of the program") for each in to])
+        except BaseException:  # the recorder's disk is full, before anything left; or a fault of ours
+            gate.answered("in_doubt" if gate.open else "deferred", "an error of the program or of the disk")
             raise
         if isinstance(found, list):
             self._taken = self._taken or any(outcome.state == "accepted" for outcome in found)
-            self._note(found)
+            for outcome in found:
+                self.known[outcome.key] = outcome
+                self._recorder.answered(outcome)
             return
+        gate.answered("refused" if len(to) == 1 else "deferred", found.detail)
         if len(to) == 1:
-            self._note([Outcome(key=to[0].key, state="refused", detail=found.detail)])
+            self.known[to[0].key] = Outcome(key=to[0].key, state="refused", detail=found.detail)
             return
-        for each in to:  # nobody was served; each half is announced anew
-            self._recorder.answered(Outcome(key=each.key, state="deferred", detail=found.detail))
         if self._requests > _REQUESTS or (self._requests > _NONE_TAKEN and not self._taken):
             raise ProviderRejected(f"{found.detail}; it is not one recipient's fault, so look at the message")
         half = len(to) // 2
-        self._request(line, to[:half])
+        self._request(line, to[:half])  # nobody was served by the whole
         self._request(line, to[half:])
 
-    def _announced(self, to: Sequence[Addressee]) -> list[Addressee]:
-        """Those who may leave, and are said to be leaving."""
-        leaving: list[Addressee] = []
-        try:
-            for each in to:
-                if self._recorder.leaving(each.key):
-                    leaving.append(each)
-                else:
-                    self.known[each.key] = Outcome(key=each.key, state="deferred", detail="stopped before it left")
-        except OSError:
-            self._note([Outcome(key=each.key, state="deferred", detail="the recorder is full") for each in leaving])
-            raise
-        return leaving
-
-    def _note(self, found: Sequence[Outcome]) -> None:
-        for outcome in found:
-            self.known[outcome.key] = outcome
-            self._recorder.answered(outcome)
-
-    def _asked(self, line: Any, to: Sequence[Addressee]) -> list[Outcome] | answers.Verdict:
+    def _asked(self, line: Any, to: Sequence[Addressee], gate: _Gate) -> list[Outcome] | answers.Verdict:
         """The outcomes; or the verdict of a request that was refused as a whole. Raises `ProviderError` for all."""
         service, letter = self._service, self._letter
         if not service.payload:
-            found: list[Outcome] | answers.Verdict = line.send(letter, to[0], self._secrets)
+            found: list[Outcome] | answers.Verdict = line.send(to[0], self._secrets, gate)
             return found
         once = _once(letter.edition, to)
         try:
@@ -274,7 +263,7 @@ class _Task:
             if number and not self._may_repeat(number):
                 break
             try:
-                answer = line.exchange(request)
+                answer = line.exchange(request, gate)
             except Unreached as error:
                 if number:  # the first one left
                     continue
@@ -307,6 +296,35 @@ class _Task:
     def _may_repeat(self, number: int) -> bool:
         """Waits a moment, unless the worker is being stopped. The idempotency key makes a second request harmless."""
         return self._recorder.lease.open() and not threading.Event().wait(_PAUSE * 2 ** (number - 1))
+
+
+class _Stopped(Exception):
+    """Not everybody of a request may leave."""
+
+
+class _Gate:
+    """Tells the recorder who leaves, right before the request does; once, however often the request is made."""
+
+    def __init__(self, recorder: Recorder, to: Sequence[Addressee]) -> None:
+        self._recorder, self._to = recorder, to
+        self.gone: list[Addressee] = []  # announced
+        self.held: list[Addressee] = []  # those who may not leave
+        self.open = False
+
+    def __call__(self) -> None:
+        """Raises `_Stopped` when some may not leave, and `OSError` when the disk says no."""
+        if self.open:
+            return
+        for each in self._to:
+            (self.gone if self._recorder.leaving(each.key) else self.held).append(each)
+        self.open = True
+        if self.held:
+            raise _Stopped
+
+    def answered(self, state: State, detail: str) -> None:
+        """The same for everybody who was announced."""
+        for each in self.gone:
+            self._recorder.answered(Outcome(key=each.key, state=state, detail=detail))
 
 
 def _groups(to: Sequence[Addressee], size: int) -> Iterator[list[Addressee]]:

@@ -42,10 +42,12 @@ class Lost(Exception):
 class Call:
     """One request on its way."""
 
-    __slots__ = ("connection", "cut", "deadline", "handed")
+    __slots__ = ("connection", "cut", "deadline", "error", "gate", "handed")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, gate: Callable[[], None]) -> None:
         self.deadline = deadline  # of time.monotonic
+        self.gate = gate  # called right before the body leaves; when it raises, the body does not
+        self.error: BaseException | None = None  # what it raised
         self.connection: Any = None
         self.handed = False  # the body has begun to leave
         self.cut = False  # the deadline passed
@@ -73,9 +75,19 @@ class _Watched:
             self._head = False
 
     def send(self, data: Any) -> None:
-        if not self._head:
-            _here.call.handed = True
+        call = _here.call
+        if not self._head and not call.handed:
+            try:
+                call.gate()
+            except BaseException as error:
+                call.error = error
+                raise _Halted from error  # which nobody in between takes for an error of the network
+            call.handed = True
         super().send(data)  # type: ignore[misc]
+
+
+class _Halted(Exception):
+    pass
 
 
 class _Plain(_Watched, HTTPConnection):
@@ -173,18 +185,26 @@ class Line:
         headers = {"User-Agent": "newsletter (django-anymail)", "Accept-Encoding": "gzip"}
         return requests.Request(**asked | {"headers": headers | (asked["headers"] or {})}).prepare()
 
-    def exchange(self, request: requests.PreparedRequest) -> requests.Response:
-        """The whole answer. Raises `Unreached` or `Lost`."""
+    def exchange(self, request: requests.PreparedRequest, gate: Callable[[], None]) -> requests.Response:
+        """The whole answer. Raises `Unreached` or `Lost`.
+
+        `gate` is called when there is a connection and the body is about to leave. What it raises comes out here, and
+        the body does not leave.
+        """
         now = time.monotonic()
         if now - self._used > IDLE:
             self._adapter.close()  # its connections; it opens others
-        _here.call = call = Call(now + self._timeouts[1])
+        _here.call = call = Call(now + self._timeouts[1], gate)
         self._watch.add(call)
         try:
             with self._adapter.send(
                 request, stream=True, timeout=self._timeouts, verify=self._verify, proxies=self._proxies
             ) as answer:
                 return _read(answer)
+        except _Halted:
+            self._adapter.close()
+            assert call.error
+            raise call.error from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, _BROKEN) as error:
             self._adapter.close()
             reason = f"no answer within {self._timeouts[1]:g} s" if call.cut or _timed_out(error) else cause(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -22,11 +22,11 @@ from newsletter.config import Anymail
 from newsletter.errors import ConfigError, Finding, ProviderDown, ProviderRejected
 from newsletter.providers.anymail_answers import Secrets, Verdict
 from newsletter.providers.anymail_lane import Line, Lost, Unreached, Watch
-from newsletter.providers.anymail_letter import Addressee, Letter
+from newsletter.providers.anymail_letter import Addressee
 from newsletter.providers.anymail_services import Service
 from newsletter.recorder import Outcome
 
-_here = threading.local()  # the line on which this thread sends
+_here = threading.local()  # the line on which this thread sends, and its gate
 
 
 def ses_client(config: Anymail, url: str) -> Any:
@@ -54,7 +54,7 @@ def ses_client(config: Anymail, url: str) -> Any:
 def _sent(request: Any, **_: Any) -> AWSResponse:
     headers = {name: _text(value) for name, value in request.headers.items()}
     plain = requests.Request(request.method, request.url, headers=headers, data=request.body).prepare()
-    answer = _here.line.exchange(plain)
+    answer = _here.line.exchange(plain, _here.gate)
     return AWSResponse(request.url, answer.status_code, answer.headers, _Read(answer.content))
 
 
@@ -79,9 +79,10 @@ class SesLine:
         self._client, self._service = client, service
         self._line = Line(client.meta.endpoint_url, None, timeout=timeout, watch=watch)
 
-    def send(self, letter: Letter, to: Addressee, secrets: Secrets) -> list[Outcome] | Verdict:
-        """The outcome, or a verdict on the recipient. Raises `ProviderDown` and `ProviderRejected`."""
-        _here.line = self._line
+    def send(self, to: Addressee, secrets: Secrets, gate: Callable[[], None]) -> list[Outcome] | Verdict:
+        """The outcome, or a verdict on the recipient. Raises `ProviderDown` and `ProviderRejected`, and what the gate
+        raises, right before the message leaves."""
+        _here.line, _here.gate = self._line, gate
         try:
             answer = self._client.send_email(
                 Destination={"ToAddresses": [to.address]},

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from anymail_server import SERVICES as SPOKEN
 from anymail_server import Act, Answer, Bad, MailService, Request, Took
-from newsletter.config import SERVICES, Anymail, Way, load_config
+from newsletter.config import SERVICES, Anymail, Config, Way, load_config
 from newsletter.envelope import Envelope, Recipient
 from newsletter.errors import ConfigError, ProviderDown, ProviderRejected, ProviderUnsupported
 from newsletter.providers import Outcome, open_provider
@@ -578,7 +578,7 @@ def test_a_certificate_that_nobody_vouches_for_is_down_and_nothing_leaves(tmp_pa
         with pytest.raises(ProviderDown, match="cannot be reached"):
             sent.send(reader("ana"))
         assert sent.service.requests == []
-        assert read(sent) == {"ana": "deferred"}
+        assert sent.recorder.left == 0
 
 
 @contextmanager
@@ -823,3 +823,36 @@ def test_a_way_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert provider.limits.chunk == 50
     provider.close()
     assert json.dumps(provider.limits.connections)
+
+
+# --- under the ledger -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mailgun", "postmark", "resend"])
+def test_a_mailing_through_a_service_that_fails_now_and_then_reaches_everybody_once(store: Config, name: str) -> None:
+    from audience import add_people, editions
+    from newsletter.engine import local
+    from newsletter.store import ledger, mailings, schema
+
+    list_id = add_people(store, range(1, 121))
+    mailing = mailings.open_mailing(
+        editions(), issue="2017-11-19", list=list_id, default_language="en", provider="anymail"
+    ).mailing
+    if not store.database_url:
+        schema.prepare(store)
+    with MailService(name, key=KEY, secret=SECRET) as service:
+        service.script += [None, Answer(429, {}, {"Retry-After": "1"}), Act.HALF, None, Answer(500, b"", takes=True)]
+        provider = AnymailProvider(settings_of(name, service.url))
+        giving_up = time.monotonic() + 60
+
+        def over() -> bool:
+            counts = ledger.tally(mailing)
+            return not counts["pending"] + counts["sending"] or time.monotonic() > giving_up
+
+        local.run(store, provider, stop=threading.Event(), until=over)
+        counts = {state: count for state, count in ledger.tally(mailing).items() if count}
+        taken = [took.address for took in service.taken]
+    assert sum(counts.values()) == 120
+    assert counts.keys() <= {"accepted", "in_doubt"}
+    assert len(taken) == len(set(taken)) == 120  # those in doubt were taken, and the ledger sends nothing twice
+    assert ("in_doubt" in counts) == (name != "resend")  # which says the same to the same request
