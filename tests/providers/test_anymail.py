@@ -312,6 +312,7 @@ def test_too_fast_is_down_for_as_long_as_the_service_says(sent: Sent) -> None:
     sent.service.answer = lambda request: Answer(429, {"message": "slow down"}, {"Retry-After": "7"})
     with pytest.raises(ProviderDown) as caught:
         sent.send(*readers(3))
+    assert caught.value.outcomes == ()  # nobody was served, and nobody's tries are counted
     assert caught.value.retry_after == (1.0 if sent.service.name == "ses" else 7.0)
     assert sent.service.taken == []
     sent.service.answer = lambda request: None
@@ -600,6 +601,35 @@ def test_a_line_that_breaks_before_the_body_was_read_serves_nobody(tmp_path: Pat
             found = [outcome.state for outcome in down.outcomes if isinstance(outcome, Outcome)]
         assert found in (["in_doubt"], ["deferred"])  # as the machine happened to tell us of it
         assert sent.service.taken == []
+
+
+def test_nobody_is_announced_to_a_service_that_cannot_be_reached(sent: Sent) -> None:
+    sent.service.stop()
+    with pytest.raises(ProviderDown, match="cannot be reached") as caught:
+        sent.send(*readers(5))
+    assert sent.recorder.left == 0
+    assert caught.value.outcomes == ()
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("newsletter.providers.anymail_lane.IDLE", -1.0)
+    with sent_by(tmp_path, "postmark", connections=1) as sent:
+        assert states(sent.send(*readers(3))) == ["accepted"] * 3
+        assert sent.service.connections == 3
+
+
+def test_a_stop_in_a_batch_sends_those_who_were_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sent_by(tmp_path, "sparkpost") as sent:
+        leaving = sent.recorder.leaving
+
+        def stop_after_two(key: str, *, answered: Outcome | None = None) -> bool:
+            sent.recorder.lease.stopping = sent.recorder.left == 2
+            return leaving(key, answered=answered)
+
+        monkeypatch.setattr(sent.recorder, "leaving", stop_after_two)
+        assert states(sent.send(*readers(5))) == ["accepted"] * 2 + ["deferred"] * 3
+        assert sorted(took.key for took in sent.service.taken) == ["r0", "r1"]
+        assert read(sent) == {"r0": "accepted", "r1": "accepted"}
 
 
 def test_a_name_that_nobody_knows_is_down(tmp_path: Path) -> None:
