@@ -17,6 +17,7 @@ import requests
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
+from requests.structures import CaseInsensitiveDict
 
 from newsletter.config import Anymail
 from newsletter.errors import ConfigError, Finding, ProviderDown, ProviderRejected
@@ -45,7 +46,9 @@ def ses_client(config: Anymail, url: str) -> Any:
         raise ConfigError(
             [Finding(code="config.value", severity="error", where=None, message=f"anymail: {problem}", help=help)]
         )
-    settings = BotoConfig(retries={"total_max_attempts": 1, "mode": "standard"}, user_agent_extra="newsletter")
+    settings = BotoConfig(
+        retries={"total_max_attempts": 1, "mode": "standard"}, user_agent_extra="newsletter", parameter_validation=False
+    )
     client = session.client("sesv2", endpoint_url=url or None, config=settings)
     client.meta.events.register("before-send.sesv2", _sent)  # what it returns is the answer
     return client
@@ -53,7 +56,9 @@ def ses_client(config: Anymail, url: str) -> Any:
 
 def _sent(request: Any, **_: Any) -> AWSResponse:
     headers = {name: _text(value) for name, value in request.headers.items()}
-    plain = requests.Request(request.method, request.url, headers=headers, data=request.body).prepare()
+    plain = requests.PreparedRequest()  # it is prepared: it was signed
+    plain.method, plain.url, plain.body = request.method, request.url, request.body
+    plain.headers = CaseInsensitiveDict(headers)
     answer = _here.line.exchange(plain, _here.gate)
     return AWSResponse(request.url, answer.status_code, answer.headers, _Read(answer.content))
 
