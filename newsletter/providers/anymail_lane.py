@@ -13,9 +13,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import requests
@@ -205,7 +204,7 @@ class Line:
             self._adapter.close()
             assert call.error
             raise call.error from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, _BROKEN) as error:
+        except _BROKEN as error:
             self._adapter.close()
             reason = f"no answer within {self._timeouts[1]:g} s" if call.cut or _timed_out(error) else cause(error)
             raise (Lost if call.handed else Unreached)(reason) from None
@@ -219,7 +218,15 @@ class Line:
         self._adapter.close()
 
 
-_BROKEN = http.client.HTTPException
+# What a connection may raise, of itself or since another thread has cut it.
+_BROKEN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+    ValueError,
+    AttributeError,
+)
 
 
 def _read(answer: requests.Response) -> requests.Response:
@@ -230,12 +237,8 @@ def _read(answer: requests.Response) -> requests.Response:
         if len(body) > MOST:
             raise ValueError("the answer has no end")
     whole = requests.Response()
-    whole.status_code, whole.headers, whole.reason, whole.url = (
-        answer.status_code,
-        answer.headers,
-        answer.reason,
-        answer.url,
-    )
+    whole.status_code, whole.reason = answer.status_code, answer.reason
+    whole.headers, whole.url = answer.headers, answer.url
     whole.raw = io.BytesIO(body)
     whole.encoding = "utf-8"  # a guess costs seconds when somebody sends us much
     whole.content  # noqa: B018 (reads it)
@@ -249,12 +252,8 @@ def _timed_out(error: BaseException) -> bool:
 def cause(error: BaseException) -> str:
     """Why a connection failed, in the words of the system; never those of a library, which hold the address asked."""
     for each in _chain(error):
-        if (
-            isinstance(each, ConnectionError | OSError)
-            and each.strerror
-            and not isinstance(each, requests.RequestException)
-        ):
-            return each.strerror
+        if isinstance(each, OSError) and each.strerror:
+            return str(each.strerror)
     return type(error).__name__
 
 
@@ -277,40 +276,25 @@ class Lines:
         self._free: deque[Any] = deque()
         self._age = 0
 
-    def one(self) -> _Borrowed:
-        return _Borrowed(self)
-
-    def take(self) -> tuple[Any, int]:
+    @contextmanager
+    def one(self) -> Iterator[Any]:
         age = self._age
         try:
-            return self._free.pop(), age
+            line = self._free.pop()
         except IndexError:
-            return self._make(), age
-
-    def give(self, line: Any, age: int) -> None:
-        if age == self._age:
-            self._free.append(line)
-        else:
-            line.close()
+            line = self._make()
+        try:
+            yield line
+        finally:
+            if age == self._age:
+                self._free.append(line)
+            else:  # everything was closed in between
+                line.close()
 
     def close(self) -> None:
         self._age += 1
         while self._free:
             self._free.pop().close()
-
-
-class _Borrowed:
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-
-    def __enter__(self) -> Any:
-        self._line, self._age = self._lines.take()
-        return self._line
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lines.give(self._line, self._age)
 
 
 class Turns(Protocol):

@@ -187,7 +187,7 @@ SERVICES: Mapping[str, Service] = MappingProxyType(
             secret="project_id",  # noqa: S106
             secret_is="project id",  # noqa: S106
             urls={
-                region or "": f"https://api.scaleway.com/transactional-email/v1alpha1/regions/{region or 'fr-par'}/"
+                region: f"https://api.scaleway.com/transactional-email/v1alpha1/regions/{region or 'fr-par'}/"
                 for region in ("", "fr-par")
             },
             images=False,
