@@ -3,6 +3,7 @@
     NewsletterError
     ├── InputError (ValueError)        a file, a feed, an argument says no; carries every finding
     │   ├── ConfigError                newsletter.yaml, the environment, the keys
+    │   │   └── ProviderUnsupported    the way out cannot carry what is asked of it
     │   ├── IssueError                 an issue file, a folder story, blocks.yaml, an image
     │   ├── TemplateError              a template, theme.yaml, labels.yaml: syntax, an unknown name, wrong MJML
     │   └── CollectError               a source that cannot be read as stories
@@ -93,6 +94,10 @@ class InputError(NewsletterError, ValueError):
 
 class ConfigError(InputError):
     """The workspace's configuration cannot be used."""
+
+
+class ProviderUnsupported(ConfigError):
+    """The way out lacks what the workspace or an edition asks for, so nothing was handed over. Take another way."""
 
 
 class IssueError(InputError):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from newsletter.config import NO_CAPS, Config, Pace, Sendgrid, Smtp, Way
+from newsletter.config import NO_CAPS, Anymail, Config, Pace, Sendgrid, Smtp, Way
 from newsletter.envelope import Recipient
+from newsletter.errors import ConfigError, Finding
 from newsletter.recorder import Outcome, Recorder
 from newsletter.rendering.edition import Edition
 
@@ -59,7 +60,8 @@ def open_ways(config: Config) -> tuple[WayOut, ...]:
 def open_provider(config: Config, way: Way | None = None) -> Provider:
     """A way out of the configuration (default: the first), ready to send; no connection is made yet.
 
-    Raises `ConfigError`, also when the way needs a package that is not installed.
+    Raises `ConfigError`, also when the way needs a package that is not installed, and `ProviderUnsupported` when it
+    cannot carry what the workspace asks of every message.
     """
     settings = (way or config.ways[0]).settings
     if isinstance(settings, Smtp):
@@ -70,7 +72,19 @@ def open_provider(config: Config, way: Way | None = None) -> Provider:
         from newsletter.providers.sendgrid import SendgridProvider
 
         return SendgridProvider(settings)
+    if isinstance(settings, Anymail):
+        try:
+            from newsletter.providers.anymail import AnymailProvider, check_workspace
+        except ModuleNotFoundError as error:
+            raise _not_installed("django-anymail", "anymail") from error
+        check_workspace(settings, embed=config.images == "embed")
+        return AnymailProvider(settings)
     from newsletter.providers.outbox import Outbox  # here: outbox imports what this module defines
 
     assert isinstance(settings, Path)
     return Outbox(settings)
+
+
+def _not_installed(package: str, extra: str) -> ConfigError:
+    message, help = f"this way out needs {package}, which is not installed", f"pip install 'newsletter[{extra}]'"
+    return ConfigError([Finding(code="config.package", severity="error", where=None, message=message, help=help)])
