@@ -153,7 +153,7 @@ SERVICES: Mapping[str, Service] = MappingProxyType(
             merge=Merge(
                 text="{{{%s}}}",
                 html="{{{%s}}}",
-                runs=re.compile(r"[{}]+|\[\[|\]\]"),
+                runs=re.compile(r"[{}\[\]]+"),
                 opening=re.compile(r"\{\{|\[\[|\]\]"),
             ),
             tracking=True,

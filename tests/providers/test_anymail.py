@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import trustme
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from anymail_server import SERVICES as SPOKEN
@@ -248,6 +248,7 @@ _SYNTAX = st.lists(
 
 @pytest.mark.parametrize("name", MERGING)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(before="{[[", between="%", after="]]}", subject="{[[", who="{[[")
 @given(before=_SYNTAX, between=_SYNTAX, after=_SYNTAX, subject=_SYNTAX, who=_SYNTAX)
 def test_text_that_looks_like_a_services_syntax_arrives_as_it_is(
     name: str, before: str, between: str, after: str, subject: str, who: str
