@@ -245,3 +245,16 @@ def test_a_way_rests_as_long_as_it_was_asked_to(ways: list[WayOut]) -> None:
         assert least <= route.legs[0].rests_until - now <= most
     assert route.health()["first"]["state"] == "down"
     assert route.health()["second"] == {"state": "ready", "why": "", "until": 0.0}
+
+
+def test_what_became_of_one_person_tells_the_way_that_their_mail_took(
+    store: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from newsletter.cli import run as command
+
+    mailing = opened(store, 1)
+    first = Memory(limits=SMALL, faults={1: Fault(at="before", do=ProviderDown)})
+    run(store, first, Memory(limits=SMALL), over(mailing))
+    capsys.readouterr()
+    assert command(["--workspace", str(store.root), "subscribers", "show", "reader1@example.org"]) == 0
+    assert "accepted by second on " in capsys.readouterr().out

@@ -111,10 +111,12 @@ def pause(ctx: click.Context, mailing: int) -> None:
 @click.argument("mailing", type=int, metavar="ID")
 @click.pass_context
 def resume(ctx: click.Context, mailing: int) -> None:
-    """Go on with a mailing that is paused. One that was scheduled waits for its moment, or begins if that has passed.
+    """Go on with a mailing that is paused.
 
-    It pauses by itself when the provider rejects the sender, when too many are refused, and when the database may be an
-    old copy. `newsletter mailings ID` says why; mend that first.
+    It pauses by itself when the provider rejects the sender, when too many are refused, when its hour passed without a
+    worker, and when the database may be an old copy. `newsletter mailings ID` says why; mend that first. One that was
+    scheduled waits for its moment, or begins if that has passed. What is left leaves by the ways out that
+    newsletter.yaml names now.
 
     \b
     Example:

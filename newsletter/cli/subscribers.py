@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -404,6 +404,7 @@ def show(ctx: click.Context, address: str, as_json: bool) -> None:
     """
     config = _opened(ctx)
     from newsletter.errors import AddressError, NotFound
+    from newsletter.store.pace import way_names
     from newsletter.store.subscribers import profile
 
     try:
@@ -412,8 +413,9 @@ def show(ctx: click.Context, address: str, as_json: bool) -> None:
         raise _refused(address, error) from None
     except NotFound:
         raise click.ClickException(_unknown(address)) from None
+    ways = way_names()
     if as_json:
-        click.echo(json.dumps(_as_json(address, known), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_as_json(address, known, ways), ensure_ascii=False, indent=2))
         return
     click.echo(_answer(address, known))
     if known.subscriber:
@@ -422,7 +424,7 @@ def show(ctx: click.Context, address: str, as_json: bool) -> None:
     if known.deliveries:
         click.echo("Mail, newest first:")
     for delivery in known.deliveries:
-        click.echo(f"  {_delivery(delivery, known.subscriber)}")
+        click.echo(f"  {_delivery(delivery, known.subscriber, ways)}")
     if not known.deliveries and known.subscriber:
         click.echo("No mail yet.")
 
@@ -524,8 +526,9 @@ def _consent(event: Consent) -> str:
     return ", ".join(words) + (f": “{_plain(event.text)}”" if event.text else "")
 
 
-def _delivery(row: Delivery, person: Subscriber | None) -> str:
+def _delivery(row: Delivery, person: Subscriber | None, ways: Mapping[int, str]) -> str:
     """What became of one mail, in plain words."""
+    via = ways.get(row.way or 0, "the provider")
     mailing = row.mailing
     round = mailing.round  # the delivery's own is empty once a cancelled mailing gave it back
     name = round.issue if round else mailing.name or "a single mail"
@@ -537,12 +540,12 @@ def _delivery(row: Delivery, person: Subscriber | None) -> str:
         said = _waiting(row, words)
     else:
         said = {
-            "accepted": f"accepted by the provider on {at}"
+            "accepted": f"accepted by {via} on {at}"
             + (f" as {_plain(row.provider_ref)}" if row.provider_ref else "")
             + words,
-            "sending": f"on its way to the provider since {at}",
-            "refused": f"refused by the provider on {at}{words}",
-            "in_doubt": f"nobody knows: handed over on {at}, and the answer was lost{words}. To decide: newsletter "
+            "sending": f"on its way to {via} since {at}",
+            "refused": f"refused by {via} on {at}{words}",
+            "in_doubt": f"nobody knows: handed over{f' to {ways[row.way]}' if row.way in ways else ''} on {at}, and the answer was lost{words}. To decide: newsletter "
             f"resolve {mailing.pk}",
             "skipped": f"not sent ({detail or 'no reason kept'}), {at}",
         }[row.state]
@@ -588,7 +591,7 @@ def _moment(seconds: float) -> str:
     return _time(datetime.fromtimestamp(seconds, UTC))
 
 
-def _as_json(address: str, known: Profile) -> dict[str, Any]:
+def _as_json(address: str, known: Profile, ways: Mapping[int, str]) -> dict[str, Any]:
     person, suppression = known.subscriber, known.suppression
     return {
         "address": person.address if person else address,
@@ -614,7 +617,7 @@ def _as_json(address: str, known: Profile) -> dict[str, Any]:
             for each in known.subscriptions
         ],
         "consents": [_consent_json(each) for each in known.consents],
-        "deliveries": [_delivery_json(each) for each in known.deliveries],
+        "deliveries": [_delivery_json(each, ways) for each in known.deliveries],
     }
 
 
@@ -631,7 +634,7 @@ def _consent_json(event: Consent) -> dict[str, Any]:
     }
 
 
-def _delivery_json(row: Delivery) -> dict[str, Any]:
+def _delivery_json(row: Delivery, ways: Mapping[int, str]) -> dict[str, Any]:
     def iso(seconds: float | None) -> str | None:
         return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None
 
@@ -648,7 +651,7 @@ def _delivery_json(row: Delivery) -> dict[str, Any]:
         "at": iso(row.at),
         "attempts": row.attempts,
         "not_before": iso(row.not_before),
-        "provider": row.mailing.provider,
+        "provider": ways.get(row.way or 0, row.mailing.provider),
         "provider_ref": row.provider_ref,
         "detail": row.detail,
         "fate": row.fate,

@@ -116,6 +116,13 @@ def way_id(name: str) -> int:
     return id
 
 
+def way_names() -> dict[int, str]:
+    """The names of all ways out that were ever taken, by their ids."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, name FROM way")
+        return dict(cursor.fetchall())
+
+
 # --- taking and giving back -------------------------------------------------------------------------------------------
 
 

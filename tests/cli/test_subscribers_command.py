@@ -373,7 +373,10 @@ def test_the_consent_of_an_import_is_shown(say: Run, store: Config) -> None:
         ({"state": "sending"}, "on its way to the provider since 2017-11-19 18:02 UTC"),
         ({"state": "skipped", "detail": "unsubscribed"}, "not sent (unsubscribed), 2017-11-19 18:02 UTC"),
         ({"state": "pending"}, "waits for its turn"),
-        ({"state": "pending", "send_at": datetime(2999, 1, 1, tzinfo=UTC)}, "waits until 2999-01-01 00:00 UTC"),
+        (
+            {"state": "pending", "not_before": datetime(2999, 1, 1, tzinfo=UTC).timestamp()},
+            "waits until 2999-01-01 00:00 UTC",
+        ),
         (
             {"state": "pending", "attempts": 2, "not_before": NOW.timestamp() + 60, "detail": "450 later"},
             "waits; was tried 2 times, again not before 2017-11-19 18:03 UTC: 450 later",
