@@ -296,6 +296,8 @@ class Dispatcher:
             # A deferral after the lease is not a provider's word: we stopped before it left.
             answered, results = {each.key for each in heard}, tuple((ids[each.key], each) for each in heard)
         self._count(way, len(answered), failure, rejected=bool(rejected))
+        if failure and self.route.silent(way):
+            rejected = f"{way.name} takes messages and does not answer ({failure}): see whether they arrive"
         return _Sent(
             results=results,
             not_handed_over=tuple(id for key, id in ids.items() if key not in answered),
@@ -308,7 +310,8 @@ class Dispatcher:
         with self._lock:
             self.progress.answered += size
         if failure:
-            self.route.failed(way, str(failure), size=size, retry_after=failure.retry_after)
+            unsure = isinstance(failure, ProviderUnsure)
+            self.route.failed(way, str(failure), size=size, retry_after=failure.retry_after, unsure=unsure)
         elif not rejected:
             self.route.worked(way, size)
         self._tell()
@@ -320,7 +323,8 @@ class Dispatcher:
         first = failing[0] if failing else None
         if first and len(failing) == len(self.route.legs):
             soonest = min(failing, key=lambda leg: leg.rests_until)
-            progress.down, progress.down_until, progress.detour = first.why, soonest.rests_until, ""
+            why = "; ".join(dict.fromkeys(leg.why for leg in failing))
+            progress.down, progress.down_until, progress.detour = why, soonest.rests_until, ""
         else:
             progress.down, progress.down_until, progress.detour = "", 0.0, first.why if first else ""
         progress.busy = bool(self._hands)

@@ -22,6 +22,7 @@ FIRST_PACE = 20.0  # messages per second, assumed until the first chunk has show
 LONGEST_REST = 60.0  # seconds between two tries of a way that cannot be reached
 LONGEST_DATE = 3600.0  # seconds for which a provider may tell us to stay away
 PROBE = 10  # messages with which a way that failed is tried
+MOST_LOST = 5  # tries in a row whose answers were lost, after which a human must look at an only way out
 LOOK_AGAIN = 30.0  # seconds after which a cap is looked at again: what did not leave may have been given back
 
 
@@ -40,7 +41,7 @@ class Leg:
     def __init__(self, way: WayOut, clock: Callable[[], float]) -> None:
         self.way, self.name = way, way.name
         self.id = pace.way_id(way.name)
-        self.failures = 0
+        self.failures = self.lost = 0  # in a row; those of which the answer was lost
         self.why = ""  # … it failed
         self.rests_until = 0.0
         self.tried_by: int | None = None  # the lane that looks whether it is back
@@ -137,10 +138,16 @@ class Route:
         """So many messages got a definite answer, and the way can be reached."""
         with self._lock:
             leg.count(size)
-            leg.failures, leg.why, leg.rests_until, leg.tried_by = 0, "", 0.0, None
+            leg.failures, leg.lost, leg.why, leg.rests_until, leg.tried_by = 0, 0, "", 0.0, None
 
-    def failed(self, leg: Leg, why: str, *, size: int = 0, retry_after: float | None = None) -> None:
-        """The way could not be reached: it rests, for as long as the provider says or twice as long each time."""
+    def failed(
+        self, leg: Leg, why: str, *, size: int = 0, retry_after: float | None = None, unsure: bool = False
+    ) -> None:
+        """The way could not be reached: it rests, for as long as the provider says or twice as long each time.
+
+        `unsure`: it took something and the answer was lost. Since each further try may leave more in doubt, it rests up
+        to an hour.
+        """
         now = time.time()
         with self._lock:
             leg.count(size)
@@ -148,10 +155,15 @@ class Route:
             if leg.rests_until > now:
                 return  # another lane has said so
             leg.failures += 1
-            rest = min(LONGEST_REST, 2.0 ** min(leg.failures, 10))
+            leg.lost = leg.lost + 1 if unsure else 0
+            rest = min(LONGEST_DATE if unsure else LONGEST_REST, 2.0 ** min(leg.failures, 12))
             if retry_after is not None:
                 rest = min(LONGEST_DATE, max(1.0, retry_after))
             leg.why, leg.rests_until = why, now + rest
+
+    def silent(self, leg: Leg) -> bool:
+        """Whether the only way out has left so many answers out that a human must look."""
+        return len(self.legs) == 1 and leg.lost >= MOST_LOST
 
     def health(self) -> dict[str, dict[str, object]]:
         """Of each way: its state (ready, down, full), why, and until when, in Unix seconds."""

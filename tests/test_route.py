@@ -157,6 +157,25 @@ def test_an_answer_that_was_lost_is_a_doubt_and_no_other_way_is_tried_for_it(sto
     assert second.messages, "the way whose answer was lost rests for a moment"
 
 
+def test_an_only_way_out_that_never_answers_pauses_the_mailing_before_everybody_is_in_doubt(
+    store: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from newsletter.engine import local
+    from newsletter.store import ledger, mailings
+
+    monkeypatch.setattr("newsletter.route.LONGEST_DATE", 0.05)
+    mailing = opened(store, 300, route="silent")
+    silent = Memory(limits=SMALL, faults={n: Fault(at="taken", do=ProviderUnsure) for n in range(1, 1000)})
+    ways = [WayOut(name="silent", provider=silent)]
+    local.run(store, ways, stop=threading.Event(), until=over(mailing))
+    row = mailings.find(mailing)
+    assert row.state == "paused"
+    assert "silent takes messages and does not answer" in row.reason
+    counts = ledger.tally(mailing)
+    assert counts["in_doubt"] <= (5 + SMALL.lanes) * SMALL.chunk
+    assert counts["in_doubt"] + counts["pending"] == 300
+
+
 def test_a_provider_that_rejects_the_sender_pauses_the_mailing_whatever_comes_after_it(store: Config) -> None:
     from newsletter.store import ledger, mailings
 

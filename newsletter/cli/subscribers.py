@@ -528,7 +528,8 @@ def _consent(event: Consent) -> str:
 
 def _delivery(row: Delivery, person: Subscriber | None, ways: Mapping[int, str]) -> str:
     """What became of one mail, in plain words."""
-    via = ways.get(row.way or 0, "the provider")
+    way = ways.get(row.way or 0, "")
+    via = way or "the provider"
     mailing = row.mailing
     round = mailing.round  # the delivery's own is empty once a cancelled mailing gave it back
     name = round.issue if round else mailing.name or "a single mail"
@@ -545,8 +546,8 @@ def _delivery(row: Delivery, person: Subscriber | None, ways: Mapping[int, str])
             + words,
             "sending": f"on its way to {via} since {at}",
             "refused": f"refused by {via} on {at}{words}",
-            "in_doubt": f"nobody knows: handed over{f' to {ways[row.way]}' if row.way in ways else ''} on {at}, and the answer was lost{words}. To decide: newsletter "
-            f"resolve {mailing.pk}",
+            "in_doubt": f"nobody knows: handed over{f' to {way}' if way else ''} on {at}, and the answer was lost{words}. "
+            f"To decide: newsletter resolve {mailing.pk}",
             "skipped": f"not sent ({detail or 'no reason kept'}), {at}",
         }[row.state]
     fate = ""
