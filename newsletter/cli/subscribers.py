@@ -529,7 +529,7 @@ def _consent(event: Consent) -> str:
 def _delivery(row: Delivery, person: Subscriber | None, ways: Mapping[int, str]) -> str:
     """What became of one mail, in plain words."""
     way = ways.get(row.way or 0, "")
-    via = way or "the provider"
+    via, to = way or "the provider", f" to {way}" if way else ""
     mailing = row.mailing
     round = mailing.round  # the delivery's own is empty once a cancelled mailing gave it back
     name = round.issue if round else mailing.name or "a single mail"
@@ -546,7 +546,7 @@ def _delivery(row: Delivery, person: Subscriber | None, ways: Mapping[int, str])
             + words,
             "sending": f"on its way to {via} since {at}",
             "refused": f"refused by {via} on {at}{words}",
-            "in_doubt": f"nobody knows: handed over{f' to {way}' if way else ''} on {at}, and the answer was lost{words}. "
+            "in_doubt": f"nobody knows: handed over{to} on {at}, and the answer was lost{words}. "
             f"To decide: newsletter resolve {mailing.pk}",
             "skipped": f"not sent ({detail or 'no reason kept'}), {at}",
         }[row.state]
