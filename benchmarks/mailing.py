@@ -81,7 +81,8 @@ def main() -> None:
         )
         assert worker.returncode == 0
         if server:
-            print(f"postgresql   {_cpu(server.folder) / asked.recipients * 1e6:.1f} µs of the server's CPU per message")
+            spent = server_cpu(server.folder) / asked.recipients * 1e6
+            print(f"postgresql   {spent:.1f} µs of the server's CPU per message")
     finally:
         sink.kill()
         if server:
@@ -224,7 +225,7 @@ def _used() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _cpu(folder: Path) -> float:
+def server_cpu(folder: Path) -> float:
     """Seconds of CPU that the server whose data lies in `folder` has used, with its children that ended."""
     total = 0.0
     for entry in Path("/proc").glob("[0-9]*"):
