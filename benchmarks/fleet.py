@@ -133,7 +133,7 @@ def _round(config: Config, server: PostgreSQL, issue: str, workers: int) -> str:
     size = sum(counts.values())
     connection.close()
     return (
-        f"{workers} workers    {size / seconds:9,.0f} deliveries/s, per delivery {database / size * 1e6:5.1f} µs of the "
+        f"{workers} workers    {size / seconds:9,.0f} deliveries/s, for each {database / size * 1e6:5.1f} µs of the "
         f"server's CPU and {spent / size * 1e6:5.1f} µs of the workers', {json.dumps(counts)}"
     )
 
