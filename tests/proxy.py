@@ -1,4 +1,4 @@
-"""TCP on loopback in front of a PostgreSQL server's Unix socket: a network that can be cut, and that can fall silent."""
+"""TCP on loopback in front of a PostgreSQL server's Unix socket: a network that can be cut, or fall silent."""
 
 from __future__ import annotations
 

@@ -284,6 +284,7 @@ class Rig:
         self._offsets = [0] * len(self.sinks)
         self._out: list[Sink] = []  # mail servers that are away
         self._out_until = 0.0
+        self._fallen = 0  # how often one of them died
         self._started_at = time.monotonic()
         self._watching = threading.Event()
         self._watch: threading.Thread | None = None
@@ -463,6 +464,7 @@ class Rig:
         self._out = turns[self.outages % len(turns)]
         for sink in self._out:
             sink.kill()
+        self._fallen += len(self._out)
         self._out_until = time.monotonic() + 1.5
         self.outages += 1
 
@@ -618,9 +620,9 @@ class Rig:
     def _evidence_waits(self) -> bool:
         for host in self.hosts[1:]:
             # Of another host nothing can be read here. Nobody has a batch in hand: each that is there is evidence.
-            if any(worker.running() for worker in self.workers if worker.host == host):
-                if recorder_paths(host.recorders):
-                    return True
+            lives = any(worker.running() for worker in self.workers if worker.host == host)
+            if lives and recorder_paths(host.recorders):
+                return True
         for path in recorder_paths(self.hosts[0].recorders):
             with suppress(OSError):
                 if read_evidence(path):
@@ -630,8 +632,8 @@ class Rig:
     # --- the judge ---
 
     def judge(self, *, extra_doubts: int = 0, finished: bool = True) -> Verdict:
-        """Holds the mail servers' logs against the ledger. `extra_doubts`: those that something else but crashes and the
-        server's own trouble, which is counted, excuses."""
+        """Holds the mail servers' logs against the ledger. `extra_doubts`: those that something else excuses than what
+        the rig did and the server's own trouble, which are counted."""
         self._watching.set()
         if self._watch:
             self._watch.join()
@@ -664,9 +666,7 @@ class Rig:
         lives = self.crashed - self._idle + self.stopped
         in_hand = self._in_hand() if self.plan.lose_recorders else self._on_way() * len(self.sinks)
         of_workers = self.plan.workers * self.plan.hosts
-        turns = len(self.sinks) + 1 if len(self.sinks) > 1 else 1
-        out = sum(len(self.sinks) if number % turns == len(self.sinks) > 1 else 1 for number in range(self.outages))
-        return lives * in_hand + out * of_workers * self._on_way()
+        return lives * in_hand + self._fallen * of_workers * self._on_way()
 
     def _on_way(self) -> int:
         """Messages that one worker may have on the way to one mail server at a moment."""
@@ -781,8 +781,8 @@ def _through(url: str, proxy: Proxy) -> str:
 def table(verdicts: dict[str, Verdict]) -> str:
     """The results as lines of text, one for each run."""
     words = (
-        "run,people,crashed,stopped,cut,restarts,outages,left doing,accepted,refused,in doubt,bound,arrived,lost,doubled,"
-        "snapshots,seconds,faults"
+        "run,people,crashed,stopped,cut,restarts,outages,left doing,accepted,refused,in doubt,bound,arrived,lost,"
+        "doubled,snapshots,seconds,faults"
     )
     head = words.split(",")
     rows = [head]
