@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from audience import add_people, editions
+from audience import add_people, address, editions
 from databases import PostgreSQL
 from newsletter.config import Config, load_config
 from newsletter.providers import Provider
@@ -38,6 +38,7 @@ from torture.sink import Line, SendgridSink, Sink, Trouble, refuses
 from torture.worker import Settings
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 ISSUE = "2017-11-19"
 BOUNCES = "bounce.news.example.org"
 STATES = ("pending", "sending", "accepted", "refused", "in_doubt", "skipped")
@@ -138,6 +139,12 @@ class Database:
             counts |= dict(rows.fetchall())
         return str(state), int(audience), counts
 
+    def last_mailing(self) -> int:
+        with self._reading() as reading:
+            row = reading.execute("SELECT max(id) FROM mailing").fetchone()
+            assert row
+            return int(row[0])
+
     def deliveries(self, mailing: int) -> list[tuple[int, str, str, str]]:
         """(id, address, state, detail) of each."""
         with self._reading() as reading:
@@ -225,8 +232,7 @@ class Worker:
                 command,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT / "tests",
-                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                env=ENVIRONMENT,
             )
         self.stopped_at = 0.0
         self.cut_at = 0.0
@@ -341,7 +347,30 @@ class Rig:
         while not self.cluster and mailings.write_down(opened.mailing):
             pass
         connection.close()
-        self.mailing = opened.mailing
+        self._begin(opened.mailing)
+
+    def open_by_command(self) -> None:
+        """The same from end to end, in the workspace of the sample (`use_sample`): `subscribers import`, `send`."""
+        people = self.config.root / "people.csv"
+        rows = (f"{address(n)},Reader {n},{('en', 'es')[n % 2]}\n" for n in range(1, self.plan.people + 1))
+        people.write_text("email,name,language\n" + "".join(rows), "utf-8")
+        self._newsletter("subscribers", "import", str(people), "--consent", "On paper, at the fair of May 2017")
+        self._newsletter("send", ISSUE, "--yes", "--no-wait")
+        self._begin(self.database.last_mailing())
+
+    def _newsletter(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "torture.command", *arguments],
+            cwd=self.config.root,
+            env=ENVIRONMENT,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"newsletter {arguments[0]}: {done.stdout}{done.stderr}"
+
+    def _begin(self, mailing: int) -> None:
+        self.mailing = mailing
         self._watch = threading.Thread(target=self._take_snapshots, name="snapshots", daemon=True)
         self._watch.start()
 
@@ -738,6 +767,15 @@ def doubled(lines: list[Line]) -> dict[str, int]:
 def lost(rows: list[tuple[int, str, str, str]], lines: list[Line]) -> set[str]:
     """Addresses that the ledger calls accepted and the server does not know."""
     return {address for _, address, state, _ in rows if state == "accepted"} - arrived(lines)
+
+
+def use_sample(config: Config) -> Config:
+    """Puts the sample's settings, issues and templates into a workspace, for `open_by_command`."""
+    for folder in ("issues", "templates"):
+        shutil.copytree(ROOT / folder, config.root / folder, dirs_exist_ok=True)
+    settings = (ROOT / "newsletter.yaml").read_text("utf-8").partition("provider: ")[0]
+    (config.root / "newsletter.yaml").write_text(f"{settings}engine: {config.engine}\n", "utf-8")
+    return load_config(config.root, {})
 
 
 def _sinks(root: Path, plan: Plan) -> list[Sink]:

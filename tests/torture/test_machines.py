@@ -8,7 +8,7 @@ import pytest
 
 from databases import PostgreSQL
 from newsletter.config import Config
-from torture.rig import Plan, Rig, hosts_missing
+from torture.rig import Plan, Rig, hosts_missing, use_sample
 from torture.sink import Trouble
 from torture.test_torture import SMALL, kept
 
@@ -45,20 +45,25 @@ def test_the_cluster_loses_and_doubles_nobody(cluster: Config) -> None:
         assert verdict.left_doing  # dead workers let go of jobs, and others did them
 
 
-def test_the_cluster_and_requests_of_many_recipients(cluster: Config) -> None:
-    with Rig(cluster, replace(API, kills=4, kills_opening=1, outages=1)) as rig:
-        rig.open()
+def test_what_newsletter_send_opened_leaves_in_requests_by_the_cluster(cluster: Config) -> None:
+    with Rig(use_sample(cluster), replace(API, kills=4, kills_opening=1, outages=1)) as rig:
+        rig.open_by_command()
         rig.run()
         assert kept(rig.judge()).left_doing
 
 
-@pytest.mark.parametrize("engine", ["store", "cluster"])
-def test_workers_that_are_cut_off_from_the_database(request: pytest.FixtureRequest, engine: str) -> None:
+def test_workers_of_the_cluster_that_are_cut_off_from_the_database(cluster: Config, postgresql: PostgreSQL) -> None:
     """For longer than a lease: others take over what they had, and none of it is in doubt once they are back."""
-    config: Config = request.getfixturevalue(engine)
-    server: PostgreSQL = request.getfixturevalue("postgresql")
-    if not config.database_url:
+    cut_off(cluster, postgresql)
+
+
+def test_workers_that_are_cut_off_from_the_database(store: Config, request: pytest.FixtureRequest) -> None:
+    if not store.database_url:
         pytest.skip("there is no network before SQLite")
+    cut_off(store, request.getfixturevalue("postgresql"))
+
+
+def cut_off(config: Config, server: PostgreSQL) -> None:
     with Rig(config, replace(SMALL, people=3000, cuts=2), server=server) as rig:
         rig.open()
         rig.run()
