@@ -38,7 +38,9 @@ from torture.sink import Line, SendgridSink, Sink, Trouble, refuses
 from torture.worker import Settings
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+# Of every process here: the workspace's .env alone says which secrets and which database these are.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("NEWSLETTER_", "DATABASE_"))}
+ENVIRONMENT["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
 ISSUE = "2017-11-19"
 BOUNCES = "bounce.news.example.org"
 STATES = ("pending", "sending", "accepted", "refused", "in_doubt", "skipped")
@@ -479,8 +481,9 @@ class Rig:
         worker.cut_at = 0.0
 
     def restart_database(self) -> None:
-        """In good order and, every second time, at once."""
+        """In good order and, every second time, at once. A worker that only begins may give up without a database."""
         assert self.server
+        self.wait_for("all to be at work", lambda: all(worker.ready() for worker in self.awake()))
         self.server.stop(fast=self.restarted % 2 == 0)
         time.sleep(1.0)
         self.server.start()
@@ -576,6 +579,7 @@ class Rig:
                 self.kill(victim)
                 self.start_worker(victim.host)
             elif event == "cut":
+                self.wait_for("it to be at work", victim.ready)
                 self.cut_off(victim)
             else:
                 self.stop(victim)

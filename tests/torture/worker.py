@@ -60,10 +60,13 @@ def main() -> None:
     cluster.STALLED, cluster.PULSE, cluster.LONGEST_PAUSE = given.lease / 2, given.lease / 8, 1.0
     cluster.STEADY, cluster.DISORDER = 2.0, 3.0
     cluster.SLICE = 0.0  # one key range in a job: so that writing down is several
-    said = ""
+    said = ready = ""
 
     def report(progress: Progress) -> None:
-        nonlocal said
+        nonlocal said, ready
+        if not ready:  # what it needs to begin was there: from now on it waits for whatever is away
+            ready = "ready"
+            print(ready, flush=True)
         words = f"{progress.down or progress.detour} | {progress.trouble}"
         if words != said:
             said = words
@@ -71,7 +74,6 @@ def main() -> None:
                 print(words, file=sys.stderr, flush=True)
 
     with stopped_by_signals() as stop:
-        print("ready", flush=True)
         engine.run(config, _ways(config, given.sendgrid), stop=stop, lease=given.lease, report=report)
 
 
