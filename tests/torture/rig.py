@@ -85,6 +85,7 @@ class Verdict:
     doubled: int
     doubt_bound: int
     doubts_that_arrived: int
+    most_in_doubt: int  # in any snapshot: also those of workers who were only away
     snapshots: int
     seconds: float
     crashed: int
@@ -297,6 +298,7 @@ class Rig:
         self._watching = threading.Event()
         self._watch: threading.Thread | None = None
         self.snapshots = 0
+        self._most_in_doubt = 0
 
     @property
     def sink(self) -> Sink:
@@ -387,6 +389,7 @@ class Rig:
             except (sqlite3.Error, psycopg.Error):
                 continue  # the database is away: that is part of the test
             self.snapshots += 1
+            self._most_in_doubt = max(self._most_in_doubt, counts["in_doubt"])
             if sum(counts.values()) != audience:
                 self.faults.append(f"a snapshot does not add up: audience {audience}, {counts}")
             if state == "finished" and counts["pending"] + counts["sending"]:
@@ -579,8 +582,9 @@ class Rig:
                 self.kill(victim)
                 self.start_worker(victim.host)
             elif event == "cut":
-                self.wait_for("it to be at work", victim.ready)
-                self.cut_off(victim)
+                # Somebody must be left who takes over, or nothing would be shown.
+                self.wait_for("two at work", lambda: sum(worker.ready() for worker in self.awake()) > 1)
+                self.cut_off(dice.choice([worker for worker in self.awake() if worker.ready()]))
             else:
                 self.stop(victim)
         self.finish()
@@ -608,7 +612,8 @@ class Rig:
 
     def _look_after(self) -> None:
         """Wakes who was stopped, reconnects who was cut off, starts what is out, each when its time has come."""
-        long_enough = time.monotonic() - self.plan.lease * 1.5 - 1
+        # Until others have taken over what they had; with the cluster somebody looks for that every five seconds.
+        long_enough = time.monotonic() - self.plan.lease * 1.5 - (6 if self.cluster else 1)
         for worker in self.workers:
             if worker.stopped_at and worker.stopped_at < long_enough:
                 self.wake(worker)
@@ -681,6 +686,7 @@ class Rig:
             lost=len(lost(rows, lines)),
             doubled=len(doubled(lines)),
             doubt_bound=self.bound() + extra_doubts + sum(line.kind != "accepted" for line in lines),
+            most_in_doubt=self._most_in_doubt,
             doubts_that_arrived=len({row[1] for row in rows if row[2] == "in_doubt"} & arrived(lines)),
             snapshots=self.snapshots,
             seconds=time.monotonic() - self._started_at,

@@ -1,39 +1,17 @@
-"""The torture over every way out, over the cluster engine, and on several hosts (the full size: make torture)."""
+"""The torture over the cluster engine, a network that breaks, and several hosts (the full size: make torture)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from databases import PostgreSQL
 from newsletter.config import Config
 from torture.rig import Plan, Rig, hosts_missing, use_sample
-from torture.sink import Trouble
 from torture.test_torture import SMALL, kept
-
-REQUESTS = Trouble(delay=0.1)  # of each request
-API = replace(SMALL, people=3000, through="sendgrid", trouble=REQUESTS)
-
-
-def test_requests_of_many_recipients_lose_nobody_and_double_nobody(store: Config) -> None:
-    with Rig(store, replace(API, kills=3, stops=1, outages=1)) as rig:
-        rig.open()
-        rig.run()
-        verdict = kept(rig.judge())
-        assert (verdict.crashed, verdict.stopped, verdict.outages) == (3, 1, 1)
-        assert verdict.doubts_that_arrived  # the server takes a request before it answers
-
-
-def test_nobody_gets_it_twice_over_two_ways_out_that_fail_in_turn(store: Config) -> None:
-    with Rig(store, replace(SMALL, people=4000, through="failover", kills=2, outages=4)) as rig:
-        rig.open()
-        rig.run()
-        verdict = kept(rig.judge())
-        assert verdict.outages == 4
-        first, second = (sink.lines() for sink in rig.sinks)
-        assert second, "the fallback was never taken"
-        assert max(line.at for line in first) > min(line.at for line in second), "the first was never taken again"
+from torture.test_ways import API
 
 
 def test_the_cluster_loses_and_doubles_nobody(cluster: Config) -> None:
@@ -64,11 +42,12 @@ def test_workers_that_are_cut_off_from_the_database(store: Config, request: pyte
 
 
 def cut_off(config: Config, server: PostgreSQL) -> None:
-    with Rig(config, replace(SMALL, people=3000, cuts=2), server=server) as rig:
+    with Rig(config, replace(SMALL, people=3000, workers=3, cuts=2), server=server) as rig:
         rig.open()
         rig.run()
         verdict = kept(rig.judge())
         assert verdict.cut == 2
+        assert verdict.most_in_doubt  # others did take it over
         assert verdict.in_doubt == 0
 
 
@@ -89,3 +68,19 @@ def test_what_a_lost_host_had_in_hand_is_settled_when_it_is_back(cluster: Config
         verdict = kept(rig.judge())
         assert verdict.in_doubt <= rig.bound()
         assert verdict.tally["accepted"] >= 3000 - rig.bound()
+
+
+def test_the_judge_sees_what_is_wrong_over_two_ways_out_and_in_the_queue(cluster: Config) -> None:
+    with Rig(cluster, Plan(people=50, workers=1, through="failover")) as rig:
+        rig.open()
+        rig.start_workers()
+        rig.finish()
+        kept(rig.judge())
+        first, second = (sink.log for sink in rig.sinks)
+        line = first.read_text("utf-8").splitlines(keepends=True)[0]
+        second.write_text(line, "utf-8")
+        assert any("doubled: 1" in each for each in rig.judge().faults)
+        second.unlink()
+        with psycopg.connect(cluster.database_url) as server:
+            server.execute("INSERT INTO procrastinate_jobs (queue_name, task_name, status) VALUES ('x', 'x', 'failed')")
+        assert any("jobs of the queue are left" in each for each in rig.judge().faults)
