@@ -6,10 +6,10 @@ python -m torture.command ARGUMENT...      in a workspace
 from __future__ import annotations
 
 import sys
+from unittest.mock import patch
 
 from newsletter.checks.leaving import identity_file
 from newsletter.cli import main as newsletter
-from newsletter.cli import sending
 from newsletter.content.fetch import Fetched
 
 
@@ -20,8 +20,8 @@ def _ask(url: str) -> Fetched:
 
 
 def main() -> None:
-    sending.ask = _ask  # there is no web here
-    newsletter(sys.argv[1:])
+    with patch("newsletter.cli.sending.ask", _ask):  # there is no web here
+        newsletter(sys.argv[1:])
 
 
 if __name__ == "__main__":

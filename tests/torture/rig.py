@@ -1,5 +1,4 @@
-"""The rig: a mailing, worker processes that are killed, stopped, cut off and starved, mail servers that take notes, a
-judge.
+"""The rig: a mailing, workers that are killed, stopped, cut off and starved, mail servers that take notes, a judge.
 
 The judge reads the mail servers' logs and, with the bare database driver, the ledger: nothing of what it judges is used
 to judge it but the keyring, which tells whose a message is.

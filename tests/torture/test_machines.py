@@ -10,8 +10,7 @@ import pytest
 from databases import PostgreSQL
 from newsletter.config import Config
 from torture.rig import Plan, Rig, hosts_missing, use_sample
-from torture.test_torture import SMALL, kept
-from torture.test_ways import API
+from torture.small import REQUESTS, SMALL, kept
 
 
 def test_the_cluster_loses_and_doubles_nobody(cluster: Config) -> None:
@@ -24,7 +23,7 @@ def test_the_cluster_loses_and_doubles_nobody(cluster: Config) -> None:
 
 
 def test_what_newsletter_send_opened_leaves_in_requests_by_the_cluster(cluster: Config) -> None:
-    with Rig(use_sample(cluster), replace(API, kills=4, kills_opening=1, outages=1)) as rig:
+    with Rig(use_sample(cluster), replace(REQUESTS, kills=4, kills_opening=1, outages=1)) as rig:
         rig.open_by_command()
         rig.run()
         assert kept(rig.judge()).left_doing

@@ -6,15 +6,11 @@ from dataclasses import replace
 
 from newsletter.config import Config
 from torture.rig import Rig
-from torture.sink import Trouble
-from torture.test_torture import SMALL, kept
-
-REQUESTS = Trouble(delay=0.1)  # of each request
-API = replace(SMALL, people=3000, through="sendgrid", trouble=REQUESTS)
+from torture.small import REQUESTS, SMALL, kept
 
 
 def test_requests_of_many_recipients_lose_nobody_and_double_nobody(store: Config) -> None:
-    with Rig(store, replace(API, kills=3, stops=1, outages=1)) as rig:
+    with Rig(store, replace(REQUESTS, kills=3, stops=1, outages=1)) as rig:
         rig.open()
         rig.run()
         verdict = kept(rig.judge())
