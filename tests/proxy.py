@@ -52,17 +52,25 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.socket(socket.AF_UNIX)
             with self._lock:
-                try:
-                    if self._cut:
-                        raise ConnectionRefusedError
-                    server.connect(self._target)
-                except OSError:  # the server is away, too
-                    _close(client, server)
+                if self._cut:
+                    _close(client)
                     continue
-                self._open |= {client, server}
-            threading.Thread(target=self._carry, args=(client, server), name="proxy", daemon=True).start()
+                self._open.add(client)
+            threading.Thread(target=self._carry_from, args=(client,), name="proxy", daemon=True).start()
+
+    def _carry_from(self, client: socket.socket) -> None:
+        # The server does not see who comes while nothing is carried: it would wait for their first word.
+        self._carrying.wait()
+        server = socket.socket(socket.AF_UNIX)
+        with self._lock:
+            self._open.add(server)
+        try:
+            server.connect(self._target)
+        except OSError:  # the server is away, too, or the network was cut meanwhile
+            self._end(client, server)
+            return
+        self._carry(client, server)
 
     def _carry(self, client: socket.socket, server: socket.socket) -> None:
         other = {client: server, server: client}

@@ -526,8 +526,20 @@ class Rig:
                 worker.send_signal(signal.SIGTERM)
         for worker in self.workers:
             # Before it is ready there is nothing that could be done in good order.
-            if worker.running() and (code := worker.wait(60)) and (code != -signal.SIGTERM or worker.ready()):
-                self.faults.append(f"worker {worker.number} ended with {code}: {worker.log.read_text()[-2000:]}")
+            if worker.running() and (code := self._end_of(worker)) and (code != -signal.SIGTERM or worker.ready()):
+                self.faults.append(f"worker {worker.number} ended with {code}: {worker.log.read_text()[-8000:]}")
+
+    def _end_of(self, worker: Worker) -> int | str:
+        """The exit code of a worker that was asked to end; one that does not is killed, and its log says where it
+        was."""
+        try:
+            return worker.wait(40)
+        except subprocess.TimeoutExpired:
+            worker.send_signal(signal.SIGUSR1)
+            time.sleep(1.0)
+            worker.send_signal(signal.SIGKILL)
+            worker.wait(10)
+            return "a kill, since it did not end"
 
     def wait_for(self, what: str, ready: Callable[[], bool], *, pause: float = 0.005) -> None:
         """Raises `TimeoutError` with the state of everything when it takes too long."""
@@ -585,6 +597,7 @@ class Rig:
                 self.wait_for("two at work", lambda: sum(worker.ready() for worker in self.awake()) > 1)
                 self.cut_off(dice.choice([worker for worker in self.awake() if worker.ready()]))
             else:
+                self.wait_for("it to be at work", victim.ready)
                 self.stop(victim)
         self.finish()
 

@@ -5,7 +5,9 @@ python -m torture.worker SETTINGS_AS_JSON
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -44,6 +46,7 @@ def _ways(config: Config, sendgrid: str) -> tuple[WayOut, ...]:
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)  # where every thread is: for one that does not end
     given = Settings(**json.loads(sys.argv[1]))
     config = load_config(Path(given.root), {"DATABASE_URL": given.database_url} if given.database_url else {})
     configure(config)
