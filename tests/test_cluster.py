@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from email.parser import BytesHeaderParser
 from email.utils import parseaddr
 from pathlib import Path
@@ -316,6 +318,22 @@ def test_a_worker_for_cron_ends_when_nothing_is_due(cluster: Config) -> None:
 
 
 # --- the database goes away ---
+
+
+def test_a_crew_that_is_stopped_while_it_still_connects_ends(cluster: Config) -> None:
+    from newsletter.engine.cluster import Crew
+    from newsletter.engine.local import Shift
+
+    shift = Shift(cluster, as_ways(Memory(), "outbox"), engine="cluster")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        crew = Crew(replace(cluster, database_url=f"postgresql://test@127.0.0.1:{port}/none"), shift)
+        crew.start()
+        client, _ = silent.accept()
+        client.recv(100)  # it waits for an answer now
+        crew.stop()
+        assert crew.join(20)
+        client.close()
 
 
 @pytest.fixture
