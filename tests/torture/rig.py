@@ -486,6 +486,8 @@ class Rig:
         """In good order and, every second time, at once. A worker that only begins may give up without a database."""
         assert self.server
         self.wait_for("all to be at work", lambda: all(worker.ready() for worker in self.awake()))
+        # PostgreSQL would wait for those who connect while it shuts down and then say nothing.
+        self.wait_for("the end of the cuts", lambda: not any(worker.cut_at for worker in self.workers))
         self.server.stop(fast=self.restarted % 2 == 0)
         time.sleep(1.0)
         self.server.start()
