@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo    the whole way on the sample: import, send into a local outbox, and the tally"
 	@echo "make test    everything that must pass: ruff, mypy, import-linter, pytest"
-	@echo "make torture the ledger under kill -9 at full size (about four minutes)"
+	@echo "make torture the ledger under kill -9 at full size (about seven minutes)"
 	@echo "make format  put the code into its canonical form"
 	@echo "make docs    write the generated reference pages again"
 	@echo "make bench   measure what docs/performance.md states"

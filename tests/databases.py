@@ -39,7 +39,16 @@ class PostgreSQL:
         self._data = self.folder / "data"
         self._run("initdb", "--pgdata", self._data, "--username=test", "--auth=trust", "--encoding=UTF8", "--no-sync")
         self._options = [
-            *("-c", "listen_addresses=", "-k", self.folder, "-c", "max_connections=60"),
+            *(
+                "-c",
+                "listen_addresses=",
+                "-k",
+                self.folder,
+                "-c",
+                "max_connections=120",
+                "-c",
+                "authentication_timeout=10",
+            ),
             *(() if durable else ("-c", "fsync=off", "-c", "full_page_writes=off")),
         ]
         self._databases = 0

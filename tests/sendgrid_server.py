@@ -7,7 +7,7 @@
 
 As usual means: 401 without the key; 400 for what the vendor's own OpenAPI file (`openapi_file`) or the rules that it
 lacks do not allow; 200 in sandbox mode; else 202 with an X-Message-Id. As a program of its own it appends who was taken
-to a file, a line each, before it answers:
+to a file, a line each (key TAB address), before it answers:
 
     PYTHONPATH=tests python -m sendgrid_server --port 0 --log FILE --delay 0.15 [--no-validate]     prints its port
 """
@@ -151,16 +151,21 @@ class SendgridServer:
 
     def take(self, request: dict[str, Any]) -> None:
         keys = [str(each["custom_args"]["d"]) for each in request["personalizations"]]
-        self.note([key.encode() for key in keys])
+        self.note(
+            [
+                f"{key}\t{each['to'][0]['email']}".encode()
+                for key, each in zip(keys, request["personalizations"], strict=True)
+            ]
+        )
         with self.lock:
             if self.keep:
                 self.accepted += keys
                 self.messages += [(request, each) for each in request["personalizations"]]
 
-    def note(self, keys: list[bytes]) -> None:
+    def note(self, lines: list[bytes]) -> None:
         """Writes down who is taken, in one stroke, before the answer."""
-        if self._log >= 0 and keys:
-            os.write(self._log, b"\n".join([*keys, b""]))
+        if self._log >= 0 and lines:
+            os.write(self._log, b"\n".join([*lines, b""]))
 
 
 class _Quiet:
@@ -171,6 +176,7 @@ class _Quiet:
 
 
 _DELIVERY = re.compile(rb'"custom_args": ?\{"d": ?"([^"]+)"\}')
+_RECIPIENT = re.compile(rb'"to": ?\[\{"email": ?"([^"]+)"')
 
 
 class _Http(ThreadingHTTPServer):
@@ -221,8 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if not (server.validate or server.keep or server.script):  # for benchmarks: as little work as can be
-            server.stopping.wait(server.delay)
-            server.note(_DELIVERY.findall(content))
+            pairs = zip(_DELIVERY.findall(content), _RECIPIENT.findall(content), strict=True)
+            server.note([b"%b\t%b" % pair for pair in pairs])
+            server.stopping.wait(server.delay)  # whoever dies meanwhile does not know that they were taken
             self._answer(_written(202, {"X-Message-Id": f"id{time.monotonic_ns():x}"}, b""), Reply())
             return
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -13,7 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from email.parser import BytesHeaderParser
 from email.utils import parseaddr
 from pathlib import Path
@@ -26,8 +26,7 @@ from databases import PostgreSQL
 from newsletter.config import Config
 from newsletter.errors import ConfigError
 from newsletter.providers.memory import Memory
-from torture.rig import Plan, Rig
-from torture.sink import Trouble
+from proxy import Proxy
 
 ROOT = Path(__file__).parents[1]
 
@@ -318,18 +317,23 @@ def test_a_worker_for_cron_ends_when_nothing_is_due(cluster: Config) -> None:
     assert (fleet(), left_doing()) == ([], 0)
 
 
-def test_the_torture_over_the_cluster_engine_loses_and_doubles_nobody(cluster: Config) -> None:
-    """As in torture/test_torture.py: smtp, workers killed and stopped, a judge who reads the mail server's log."""
-    with Rig(cluster, Plan(people=1500, kills=4, stops=1, lease=2.0, trouble=Trouble(delay=0.004))) as rig:
-        rig.open()
-        rig.run()
-        verdict = rig.judge()
-    assert not verdict.faults, "\n".join(verdict.faults)
-    assert (verdict.crashed, verdict.stopped, verdict.lost, verdict.doubled) == (4, 1, 0, 0)
-    assert verdict.in_doubt <= verdict.doubt_bound
-
-
 # --- the database goes away ---
+
+
+def test_a_crew_that_is_stopped_while_it_still_connects_ends(cluster: Config) -> None:
+    from newsletter.engine.cluster import Crew
+    from newsletter.engine.local import Shift
+
+    shift = Shift(cluster, as_ways(Memory(), "outbox"), engine="cluster")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        crew = Crew(replace(cluster, database_url=f"postgresql://test@127.0.0.1:{port}/none"), shift)
+        crew.start()
+        client, _ = silent.accept()
+        client.recv(100)  # it waits for an answer now
+        crew.stop()
+        assert crew.join(20)
+        client.close()
 
 
 @pytest.fixture
@@ -338,62 +342,6 @@ def server() -> Iterator[PostgreSQL]:
     own = PostgreSQL(durable=True)
     yield own
     own.close()
-
-
-class Proxy:
-    """TCP on loopback to the server's Unix socket; `cut` closes every connection and lets none in until `mend`."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = str(target)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._open: set[socket.socket] = set()
-        self._cut = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self._cut:
-                client.close()
-                continue
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(self._target)
-            self._open |= {client, server}
-            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
-
-    def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        other = {client: server, server: client}
-        with suppress(OSError, ValueError):
-            while True:
-                for ready in select.select([client, server], [], [])[0]:
-                    octets = ready.recv(65536)
-                    if not octets:
-                        return _close(client, server)
-                    other[ready].sendall(octets)
-        _close(client, server)
-
-    def cut(self) -> None:
-        self._cut = True
-        _close(*self._open)
-        self._open.clear()
-
-    def mend(self) -> None:
-        self._cut = False
-
-    def close(self) -> None:
-        self._listener.close()
-        self.cut()
-
-
-def _close(*sockets: socket.socket) -> None:
-    for each in sockets:
-        with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
 
 
 @pytest.mark.parametrize("how", ["the server is restarted", "the network is cut"])

@@ -154,22 +154,25 @@ class Crew:
                 return
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._loop.set_exception_handler(self._hear)
+        app = self._app()
         try:
-            app = self._app()
-            async with app.open_async():
-                self._up_since = time.monotonic()
-                await app.run_worker_async(
-                    queues=[queue.QUEUE],
-                    name=self._shift.dispatcher.owner,
-                    concurrency=CONCURRENCY,
-                    install_signal_handlers=False,
-                    delete_jobs="successful",
-                    update_heartbeat_interval=PULSE,
-                    stalled_worker_timeout=STALLED,
-                )
+            await app.open_async()
+            self._up_since = time.monotonic()
+            await app.run_worker_async(
+                queues=[queue.QUEUE],
+                name=self._shift.dispatcher.owner,
+                concurrency=CONCURRENCY,
+                install_signal_handlers=False,
+                delete_jobs="successful",
+                update_heartbeat_interval=PULSE,
+                stalled_worker_timeout=STALLED,
+            )
         finally:
             with self._lock:
                 self._loop = self._task = None
+            # Also when it was cut off while it opened (`async with` would not): the tasks of a pool that is still open
+            # swallow a cancellation while they connect, and asyncio would wait for them for ever.
+            await app.close_async()
 
     def _hear(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What nobody waited for in Procrastinate's worker: asyncio would print it with a traceback."""

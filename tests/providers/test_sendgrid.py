@@ -802,7 +802,7 @@ def test_the_server_of_these_tests_is_a_program_too(tmp_path: Path, recorder: Re
         provider.send(EDITION, readers(1500), recorder)
         provider.close()
         process.kill()
-    assert log.read_text().splitlines() == [each.key for each in readers(1500)]
+    assert log.read_text().splitlines() == [f"{each.key}\t{each.address}" for each in readers(1500)]
 
 
 def test_closing_lets_go_of_every_connection_and_sending_opens_new_ones(recorder: Recorder) -> None:

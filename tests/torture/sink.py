@@ -83,13 +83,16 @@ class Sink:
         if self._process:
             return
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "torture.sink", str(self.log), str(self.port), json.dumps(asdict(self.trouble))],
+            [sys.executable, *self._command()],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[1],
         )
         assert self._process.stdout
         self.port = int(self._process.stdout.readline())
+
+    def _command(self) -> list[str]:
+        return ["-m", "torture.sink", str(self.log), str(self.port), json.dumps(asdict(self.trouble))]
 
     def kill(self) -> None:
         """At once, whatever is on its way."""
@@ -114,6 +117,23 @@ class Sink:
     def size(self) -> int:
         """Octets of the log: a quick look at how far it is."""
         return self.log.stat().st_size if self.log.exists() else 0
+
+
+@dataclass(kw_only=True)
+class SendgridSink(Sink):
+    """The server that stands for SendGrid (tests/sendgrid_server.py), in the same hands. Of all troubles it knows the
+    delay alone, which here is that of a request. Its messages bear no return path of ours."""
+
+    def _command(self) -> list[str]:
+        options = ["--port", str(self.port), "--log", str(self.log), "--delay", str(self.trouble.delay)]
+        return ["-m", "sendgrid_server", *options, "--no-validate"]
+
+    def lines(self) -> list[Line]:
+        lines = []
+        for line in self.log.read_text("utf-8").splitlines() if self.log.exists() else ():
+            delivery, recipient = line.split("\t")
+            lines.append(Line("accepted", 0.0, delivery, recipient, ""))
+        return lines
 
 
 # --- the server's side ------------------------------------------------------------------------------------------------

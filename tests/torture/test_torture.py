@@ -15,18 +15,9 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from databases import PostgreSQL
 from newsletter.config import Config
-from torture.rig import Plan, Rig, Verdict, arrived, doubled
+from torture.rig import Plan, Rig, arrived, doubled
 from torture.sink import Sink, Trouble, refuses
-
-SLOW = Trouble(delay=0.004)  # so that there is time to strike
-SMALL = Plan(people=1000, lease=2.0, patience=60, trouble=SLOW)
-
-
-def kept(verdict: Verdict) -> Verdict:
-    """Every promise, or the faults."""
-    assert not verdict.faults, "\n".join(verdict.faults)
-    assert verdict.snapshots
-    return verdict
+from torture.small import SLOW, SMALL, kept
 
 
 def test_workers_killed_and_stopped_at_random_lose_nobody_and_double_nobody(store: Config) -> None:
