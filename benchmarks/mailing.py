@@ -61,10 +61,10 @@ def main() -> None:
     asked = parser.parse_args()
     server = PostgreSQL(durable=True) if asked.database == "postgresql" else None
     root = Path(tempfile.mkdtemp(prefix="newsletter-bench-"))
-    port = _free_port()
+    port = free_port()
     sink = _sink(port, root, asked)
     if not (asked.late or asked.tls or asked.hanging or asked.opening):
-        print(f"smtp-source  {_smtp_source(port, asked):.1f} µs of CPU per message", flush=True)
+        print(f"smtp-source  {smtp_source(port, connections=asked.connections, size=asked.size):.1f} µs of CPU per message", flush=True)
     try:
         _prepare(root, port, asked, server)
         worker = subprocess.run(
@@ -81,7 +81,7 @@ def main() -> None:
         )
         assert worker.returncode == 0
         if server:
-            print(f"postgresql   {_cpu(server.folder) / asked.recipients * 1e6:.1f} µs of the server's CPU per message")
+            print(f"postgresql   {server_cpu(server.folder) / asked.recipients * 1e6:.1f} µs of the server's CPU per message")
     finally:
         sink.kill()
         if server:
@@ -210,10 +210,11 @@ def _people(config: Config, told: list[str]) -> None:
     connection.close()
 
 
-def _smtp_source(port: int, asked: argparse.Namespace) -> float:
+def smtp_source(port: int, *, connections: int = 4, size: int = 48_000) -> float:
+    """The yardstick: µs of CPU of Postfix's generator for a message into the sink at this port."""
     program = shutil.which("smtp-source") or "/usr/sbin/smtp-source"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    words = ["-m", "20000", "-s", str(asked.connections), "-l", str(asked.size), "-d", f"127.0.0.1:{port}"]
+    words = ["-m", "20000", "-s", str(connections), "-l", str(size), "-d", f"127.0.0.1:{port}"]
     subprocess.run([program, *words], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 20000 * 1e6
@@ -224,7 +225,7 @@ def _used() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _cpu(folder: Path) -> float:
+def server_cpu(folder: Path) -> float:
     """Seconds of CPU that the server whose data lies in `folder` has used, with its children that ended."""
     total = 0.0
     for entry in Path("/proc").glob("[0-9]*"):
@@ -242,7 +243,7 @@ def _parent_is(entry: Path, folder: Path) -> bool:
     return f"{folder}/data".encode() in Path(f"/proc/{parent}/cmdline").read_bytes()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -258,8 +259,17 @@ def _sink(port: int, root: Path, asked: argparse.Namespace) -> subprocess.Popen[
             words += ["--tls", str(authority)]
         process = subprocess.Popen(words)
     else:
-        program = shutil.which("smtp-sink") or "/usr/sbin/smtp-sink"
-        process = subprocess.Popen([program, "-u", "nobody", f"127.0.0.1:{port}", "1000"])
+        return postfix_sink(port)
+    return _listening(process, port)
+
+
+def postfix_sink(port: int) -> subprocess.Popen[bytes]:
+    """Postfix's own sink in C, which listens already."""
+    program = shutil.which("smtp-sink") or "/usr/sbin/smtp-sink"
+    return _listening(subprocess.Popen([program, "-u", "nobody", f"127.0.0.1:{port}", "1000"]), port)
+
+
+def _listening(process: subprocess.Popen[bytes], port: int) -> subprocess.Popen[bytes]:
     for _ in range(200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
