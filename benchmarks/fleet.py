@@ -30,6 +30,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--apart", action="store_true")
     parser.add_argument("--caps", action="store_true")
+    parser.add_argument("--fillfactor", type=int, nargs="+", default=[0])
     asked = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="newsletter-bench-"))
     server = PostgreSQL(durable=True)
@@ -84,15 +86,21 @@ def main() -> None:
 
         schema.migrate(config)
         list_id = add_people(config, range(1, asked.size + 1))
-        runs: dict[int, list[tuple[float, float, float]]] = {}
+        ways = [(workers, factor) for workers in asked.workers for factor in asked.fillfactor]
+        runs: dict[tuple[int, int], list[tuple[float, float, float]]] = {way: [] for way in ways}
         for number in range(asked.rounds):
-            for workers in asked.workers if number % 2 == 0 else reversed(asked.workers):
+            for workers, factor in ways if number % 2 == 0 else reversed(ways):
+                if factor:
+                    server.sql(f"ALTER TABLE delivery SET (fillfactor = {factor})", "bench")
+                    print(f"fillfactor {factor}")
                 _open(list_id, server, asked.size)
-                taken = _run(root, server, asked, workers)
-                runs.setdefault(workers, []).append(taken)
-        for workers, taken_by in runs.items():
-            database, process, pace = (median(each) for each in zip(*taken_by, strict=True))
-            print(f"median   {workers} workers   database {database:.1f} µs   workers {process:.1f} µs   {pace:,.0f}/s")
+                runs[workers, factor].append(_run(root, server, asked, workers))
+        for (workers, factor), taken in runs.items():
+            database, process, pace = (median(each) for each in zip(*taken, strict=True))
+            print(
+                f"median   {workers} workers{f', fillfactor {factor}' if factor else ''}   database {database:.1f} µs"
+                f"   workers {process:.1f} µs   {pace:,.0f}/s"
+            )
     finally:
         from django.db import connections
 
@@ -148,6 +156,8 @@ def _run(root: Path, server: PostgreSQL, asked: argparse.Namespace, workers: int
     for worker in fleet:  # started, and connected to nothing yet
         assert worker.stdout
         worker.stdout.readline()
+    hot, updated = _updates()
+    grown = _octets()
     wal, before, begun = _wal(), server_cpu(server.folder), time.time()
     for worker in fleet:
         assert worker.stdin
@@ -163,34 +173,47 @@ def _run(root: Path, server: PostgreSQL, asked: argparse.Namespace, workers: int
         sum(each["cpu"] for each in told) / asked.size * 1e6,
         asked.size / seconds,
     )
+    wal, (hot_after, updated_after) = _wal() - wal, _updates()
+    hot_share = (hot_after - hot) / max(1, updated_after - updated)
     print(
         f"sending  {workers} workers  database {taken[0]:.1f} µs   workers {taken[1]:.1f} µs   {taken[2]:,.0f}/s"
-        f"   WAL {(_wal() - wal) / asked.size:.0f} octets   HOT {_hot():.0%}"
+        f"   WAL {wal / asked.size:.0f} octets   HOT {hot_share:.0%}"
+        f"   disk +{(_octets() - grown) / asked.size:.0f} of {_octets() / _deliveries():.0f} octets"
         f"   {max(each['peak'] for each in told):.0f} MiB   load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     return taken
 
 
-def _one(statement: str) -> float:
+def _row(statement: str) -> tuple[Any, ...]:
     from django.db import connection
 
     with connection.cursor() as cursor:
         cursor.execute(statement)
-        return float(cursor.fetchone()[0] or 0)
+        return tuple(cursor.fetchone())
 
 
 def _wal() -> float:
-    return _one("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+    return float(_row("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")[0])
+
+
+def _octets() -> int:
+    """What the deliveries take on disk, with their indexes."""
+    return int(_row("SELECT pg_total_relation_size('delivery')")[0])
+
+
+def _deliveries() -> int:
+    return int(_row("SELECT count(*) FROM delivery")[0])
 
 
 def _last_result() -> float:
-    return _one("SELECT max(at) FROM delivery WHERE state = 'accepted'")
+    return float(_row("SELECT max(at) FROM delivery WHERE state = 'accepted'")[0])
 
 
-def _hot() -> float:
-    time.sleep(1.0)  # until the server's processes have told what they did
-    return _one("SELECT n_tup_hot_upd::float / greatest(n_tup_upd, 1) FROM pg_stat_user_tables WHERE relname='delivery'")
+def _updates() -> tuple[int, int]:
+    """How many updates of deliveries were HOT, and how many there were."""
+    time.sleep(1.5)  # until every process of the server has told
+    return _row("SELECT n_tup_hot_upd, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'delivery'")
 
 
 def work(root: Path, lanes: int, *, apart: bool, caps: bool) -> None:
