@@ -64,7 +64,10 @@ def main() -> None:
     port = free_port()
     sink = _sink(port, root, asked)
     if not (asked.late or asked.tls or asked.hanging or asked.opening):
-        print(f"smtp-source  {smtp_source(port, connections=asked.connections, size=asked.size):.1f} µs of CPU per message", flush=True)
+        print(
+            f"smtp-source  {smtp_source(port, connections=asked.connections, size=asked.size):.1f} µs of CPU per message",
+            flush=True,
+        )
     try:
         _prepare(root, port, asked, server)
         worker = subprocess.run(
@@ -81,7 +84,9 @@ def main() -> None:
         )
         assert worker.returncode == 0
         if server:
-            print(f"postgresql   {server_cpu(server.folder) / asked.recipients * 1e6:.1f} µs of the server's CPU per message")
+            print(
+                f"postgresql   {server_cpu(server.folder) / asked.recipients * 1e6:.1f} µs of the server's CPU per message"
+            )
     finally:
         sink.kill()
         if server:
