@@ -350,7 +350,12 @@ def _write_range(
 
 def edition_sql(languages: Sequence[str], default: str) -> tuple[str, list[str]]:
     """SQL for the edition that a subscriber gets: their language, the same without its region, or the default."""
-    arms, values = "", []
+    arms, values = "", list[str]()
+    for at, language in enumerate(languages):
+        # As it is written, as a rule, which is four times as quick to see; but the first edition that fits counts.
+        if not any(f"{language.lower()}-".startswith(f"{earlier.lower()}-") for earlier in languages[:at]):
+            arms += " WHEN s.language = %s THEN %s"
+            values += [language, language]
     for language in languages:
         arms += " WHEN lower(s.language) = %s OR lower(s.language) LIKE %s THEN %s"
         values += [language.lower(), f"{language.lower()}-%", language]

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import connection
 from django.db.models import Count, F, Max, Min, Q, QuerySet, Sum
+from django.db.models.expressions import RawSQL
 
 from newsletter.moments import zone_names
 from newsletter.store import models
@@ -45,42 +46,74 @@ def headcount(
     by_zone: bool = False,
 ) -> Headcount:
     """Counts for an issue in these languages; `again` counts for a new round, which has reached nobody."""
-    language, language_values = edition_sql(languages, default_language)
-    chosen, chosen_values = "1 = 1", []
-    if audience is not None:
-        segment, values = audience.order_by().values("pk").query.sql_with_params()
-        chosen, chosen_values = f"s.id IN ({segment})", [*values]
-    round = None if again else models.Round.objects.filter(issue=issue).order_by("-number").first()
+    names, where, values = _places(
+        languages, list, issue, default_language, audience=audience, again=again, zone=zone_sql() if by_zone else "''"
+    )
+    counts = ", ".join(["count(*) FILTER (WHERE place = %s)"] * len(names))
     known: Sequence[str] = ()
-    zone, place = "", "''"
     if by_zone:
-        known, place = sorted(zone_names()), "zone"
-        places = ", ".join(["%s"] * len(known))
-        zone = f", CASE WHEN {zone_sql()} IN ({places}) THEN {zone_sql()} WHEN coalesce({zone_sql()}, '') = '' THEN ''"
-        zone += " ELSE '?' END AS zone"
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT why, language, {place}, count(*) FROM (SELECT CASE WHEN n.state <> 'subscribed' THEN n.state"
-            f" WHEN NOT ({chosen}) THEN 'not in the segment'"
-            " WHEN EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key) THEN 'suppressed'"
-            " WHEN EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
-            f" THEN 'already has it' ELSE '' END AS why, {language} AS language{zone} FROM subscription n"
-            " JOIN subscriber s ON s.id = n.subscriber_id WHERE n.list_id = %s) AS counted"
-            f" GROUP BY why, language{', zone' if by_zone else ''}",
-            [*chosen_values, round.pk if round else -1, *language_values, *known, list],
+        known = sorted(zone_names())
+        zones_known = ", ".join(["%s"] * len(known))
+        where = (
+            f"(SELECT place, CASE WHEN zone IN ({zones_known}) THEN zone WHEN coalesce(zone, '') = '' THEN ''"
+            f" ELSE '?' END AS zone FROM {where}) AS zoned GROUP BY zone"
         )
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {'zone' if by_zone else 'NULL'}, {counts} FROM {where}", [*names, *known, *values])
         rows = cursor.fetchall()
+    spoken = len({*languages})
     recipients: dict[str, int] = {}
     zones: dict[str, int] = {}
     left_out: dict[str, int] = {}
-    for why, spoken, where, count in rows:
-        for counts, key in ((left_out, why),) if why else ((recipients, spoken), (zones, where)):
-            counts[key] = counts.get(key, 0) + count
+    for zone, *numbers in rows:
+        for at, (name, count) in enumerate(zip(names, numbers, strict=True)):
+            for counted, key in ((recipients, name), (zones, zone)) if at < spoken else ((left_out, name),):
+                if count:
+                    counted[key] = counted.get(key, 0) + count
     return Headcount(
         recipients=dict(sorted(recipients.items())),
         left_out=dict(sorted(left_out.items())),
         zones=dict(sorted(zones.items())) if by_zone else {},
     )
+
+
+_ALL = 2**63 - 1  # rows: as a LIMIT, it keeps both planners from working a subquery out once for each use
+
+
+def _places(
+    languages: Sequence[str],
+    list: int,
+    issue: str,
+    default_language: str,
+    *,
+    audience: Audience | None,
+    again: bool,
+    zone: str,
+) -> tuple[list[str], str, list[Any]]:
+    """Where everybody on a list belongs: the names of the places, the languages first and then the reasons to be left
+    out, and a subquery with its values that gives one row for each person, with `place` and `zone`.
+
+    What is made of it are filtered counts, since SQLite would sort a million rows for a GROUP BY. The segment is asked
+    for each person: a set of half a million ids is more than PostgreSQL hashes, and it would search it row by row.
+    """
+    reasons = [state for state in models.SUBSCRIPTION_STATES if state != "subscribed"]
+    arms, values = " WHEN n.state <> 'subscribed' THEN n.state", tuple[Any, ...]()
+    if audience is not None:
+        here = audience.filter(pk=RawSQL("s.id", [])).order_by().values("pk")
+        segment, values = here.query.sql_with_params()
+        arms += f" WHEN NOT EXISTS ({segment}) THEN 'not in the segment'"
+    arms += " WHEN EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key) THEN 'suppressed'"
+    round = None if again else models.Round.objects.filter(issue=issue).order_by("-number").first()
+    if round:
+        reached = f"SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = {round.pk}"
+        arms += f" WHEN EXISTS ({reached}) THEN 'already has it'"
+    language, language_values = edition_sql(languages, default_language)
+    query = (
+        f"(SELECT CASE{arms} ELSE {language} END AS place, {zone} AS zone FROM subscription n"
+        f" JOIN subscriber s ON s.id = n.subscriber_id WHERE n.list_id = %s LIMIT {_ALL}) AS counted"
+    )
+    names = [*dict.fromkeys(languages), *reasons, "not in the segment", "suppressed", "already has it"]
+    return names, query, [*values, *language_values, list]
 
 
 def last_round(issue: str) -> int:
