@@ -61,13 +61,10 @@ def main() -> None:
     asked = parser.parse_args()
     server = PostgreSQL(durable=True) if asked.database == "postgresql" else None
     root = Path(tempfile.mkdtemp(prefix="newsletter-bench-"))
-    port = free_port()
+    port = _free_port()
     sink = _sink(port, root, asked)
     if not (asked.late or asked.tls or asked.hanging or asked.opening):
-        print(
-            f"smtp-source  {smtp_source(port, connections=asked.connections, size=asked.size):.1f} µs of CPU per message",
-            flush=True,
-        )
+        print(f"smtp-source  {_smtp_source(port, asked):.1f} µs of CPU per message", flush=True)
     try:
         _prepare(root, port, asked, server)
         worker = subprocess.run(
@@ -84,9 +81,8 @@ def main() -> None:
         )
         assert worker.returncode == 0
         if server:
-            print(
-                f"postgresql   {server_cpu(server.folder) / asked.recipients * 1e6:.1f} µs of the server's CPU per message"
-            )
+            spent = server_cpu(server.folder) / asked.recipients * 1e6
+            print(f"postgresql   {spent:.1f} µs of the server's CPU per message")
     finally:
         sink.kill()
         if server:
@@ -215,11 +211,10 @@ def _people(config: Config, told: list[str]) -> None:
     connection.close()
 
 
-def smtp_source(port: int, *, connections: int = 4, size: int = 48_000) -> float:
-    """The yardstick: µs of CPU of Postfix's generator for a message into the sink at this port."""
+def _smtp_source(port: int, asked: argparse.Namespace) -> float:
     program = shutil.which("smtp-source") or "/usr/sbin/smtp-source"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    words = ["-m", "20000", "-s", str(connections), "-l", str(size), "-d", f"127.0.0.1:{port}"]
+    words = ["-m", "20000", "-s", str(asked.connections), "-l", str(asked.size), "-d", f"127.0.0.1:{port}"]
     subprocess.run([program, *words], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 20000 * 1e6
@@ -248,7 +243,7 @@ def _parent_is(entry: Path, folder: Path) -> bool:
     return f"{folder}/data".encode() in Path(f"/proc/{parent}/cmdline").read_bytes()
 
 
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -264,17 +259,8 @@ def _sink(port: int, root: Path, asked: argparse.Namespace) -> subprocess.Popen[
             words += ["--tls", str(authority)]
         process = subprocess.Popen(words)
     else:
-        return postfix_sink(port)
-    return _listening(process, port)
-
-
-def postfix_sink(port: int) -> subprocess.Popen[bytes]:
-    """Postfix's own sink in C, which listens already."""
-    program = shutil.which("smtp-sink") or "/usr/sbin/smtp-sink"
-    return _listening(subprocess.Popen([program, "-u", "nobody", f"127.0.0.1:{port}", "1000"]), port)
-
-
-def _listening(process: subprocess.Popen[bytes], port: int) -> subprocess.Popen[bytes]:
+        program = shutil.which("smtp-sink") or "/usr/sbin/smtp-sink"
+        process = subprocess.Popen([program, "-u", "nobody", f"127.0.0.1:{port}", "1000"])
     for _ in range(200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
