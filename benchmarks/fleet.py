@@ -110,7 +110,8 @@ def _prepared(root: Path, server: PostgreSQL, asked: argparse.Namespace) -> Conf
 
 
 def _said(pace: float, database: float, spent: float) -> str:
-    return f"{pace:9,.0f} deliveries/s, {database:5.1f} µs of the server's CPU and {spent:5.1f} µs of the workers' for each"
+    cpu = f"for each {database:5.1f} µs of the server's CPU and {spent:5.1f} µs of the workers'"
+    return f"{pace:9,.0f} deliveries/s, {cpu}"
 
 
 def _round(config: Config, server: PostgreSQL, issue: str, workers: int, *, apart: bool) -> tuple[float, float, float]:
