@@ -1,10 +1,12 @@
 """What a delivery costs the database: many workers, and a way out that answers at once and costs next to nothing.
 
-    PYTHONPATH=. python benchmarks/fleet.py [RECIPIENTS] [--workers N …] [--rounds N] [--engine local|cluster]
+    PYTHONPATH=. python benchmarks/fleet.py [RECIPIENTS] [--workers N …] [--rounds N] [--engine local|cluster] [--apart]
 
 For each number of workers it prints deliveries per second, µs of CPU of the PostgreSQL server per delivery (claims,
-intents and results; writing the recipients down is not counted) and of the workers. A yardstick beside it, since
-machines differ: what the server takes to update a row twice by its key, a thousand in a statement.
+intents and results; writing the recipients down is not counted) and of the workers, octets of write-ahead log, and what
+a delivery takes on disk in the end, with its indexes; then the medians. A request has one reference for all of its
+recipients, as at an API, or with --apart one for each, as over SMTP. A yardstick beside it, since machines differ: what
+the server takes to update a row twice by its key, a thousand in a statement.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -49,10 +52,15 @@ class Nowhere:
 
     limits = Limits(chunk=1000, lanes=2, connections=2, leaves=False)
 
+    def __init__(self, *, apart: bool) -> None:
+        self._apart = apart
+
     def send(self, edition: Edition, recipients: Sequence[Recipient], recorder: Recorder) -> list[Outcome]:
         keys = [recipient.key for recipient in recipients]
         recorder.leaving_all(keys)
-        outcomes = [Outcome(key, "accepted", provider_ref="nowhere") for key in keys]
+        outcomes = [
+            Outcome(key, "accepted", provider_ref=f"queued as {key[:9]}" if self._apart else "nowhere") for key in keys
+        ]
         recorder.answered_all(outcomes)
         return outcomes
 
@@ -66,6 +74,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engine", choices=("local", "cluster"), default="local")
+    parser.add_argument("--apart", action="store_true")
     asked = parser.parse_args()
     server = PostgreSQL(durable=True)
     root = Path(tempfile.mkdtemp(prefix="newsletter-bench-"))
@@ -73,10 +82,13 @@ def main() -> None:
         print(f"yardstick    {_yardstick(server):.1f} µs of the server's CPU for two updates of a row", flush=True)
         config = _prepared(root, server, asked)
         issue = 0
-        for _ in range(asked.rounds):
-            for workers in asked.workers:
+        runs: dict[int, list[tuple[float, float, float]]] = {workers: [] for workers in asked.workers}
+        for number in range(asked.rounds):
+            for workers in asked.workers if number % 2 == 0 else reversed(asked.workers):
                 issue += 1
-                print(_round(config, server, f"2017-11-{issue:02}", workers), flush=True)
+                runs[workers].append(_round(config, server, f"2017-11-{issue:02}", workers, apart=asked.apart))
+        for workers, taken in runs.items():
+            print(f"{workers} workers    median{_said(*(median(each) for each in zip(*taken, strict=True)))}")
     finally:
         server.close()
         shutil.rmtree(root, ignore_errors=True)
@@ -97,7 +109,13 @@ def _prepared(root: Path, server: PostgreSQL, asked: argparse.Namespace) -> Conf
     return config
 
 
-def _round(config: Config, server: PostgreSQL, issue: str, workers: int) -> str:
+def _said(pace: float, database: float, spent: float) -> str:
+    cpu = f"for each {database:5.1f} µs of the server's CPU and {spent:5.1f} µs of the workers'"
+    return f"{pace:9,.0f} deliveries/s, {cpu}"
+
+
+def _round(config: Config, server: PostgreSQL, issue: str, workers: int, *, apart: bool) -> tuple[float, float, float]:
+    """One mailing by so many workers: deliveries per second, µs of the server and of the workers for each."""
     from django.db import connection
 
     from newsletter.store import lists, mailings
@@ -112,7 +130,7 @@ def _round(config: Config, server: PostgreSQL, issue: str, workers: int) -> str:
     mailings.pause(mailing, "until every worker is there")
     running = [
         subprocess.Popen(
-            [sys.executable, __file__, "--worker", str(config.root), str(mailing)],
+            [sys.executable, __file__, "--worker", str(config.root), str(mailing), *["--apart"] * apart],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": "."},
@@ -122,6 +140,7 @@ def _round(config: Config, server: PostgreSQL, issue: str, workers: int) -> str:
     for worker in running:
         assert worker.stdout
         assert worker.stdout.readline() == "ready\n"
+    logged = _asked("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
     connection.close()
     before, begun = server_cpu(server.folder), time.monotonic()
     mailings.resume(mailing)
@@ -131,14 +150,27 @@ def _round(config: Config, server: PostgreSQL, issue: str, workers: int) -> str:
     spent = sum(float(worker.communicate()[0]) for worker in running)
     counts = {state: count for state, count in tally(mailing).items() if count}
     size = sum(counts.values())
+    logged = _asked("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn") - logged
+    disk = _asked("SELECT pg_total_relation_size('delivery') / (SELECT count(*) FROM delivery)")
     connection.close()
-    return (
-        f"{workers} workers    {size / seconds:9,.0f} deliveries/s, for each {database / size * 1e6:5.1f} µs of the "
-        f"server's CPU and {spent / size * 1e6:5.1f} µs of the workers', {json.dumps(counts)}"
+    taken = size / seconds, database / size * 1e6, spent / size * 1e6
+    print(
+        f"{workers} workers    {_said(*taken)}, {logged / size:,.0f} octets of log, {disk:,.0f} on disk, "
+        f"{json.dumps(counts)}, load {os.getloadavg()[0]:.1f}",
+        flush=True,
     )
+    return taken
 
 
-def _work(root: Path, mailing: int) -> None:
+def _asked(statement: str) -> float:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return float(cursor.fetchone()[0])
+
+
+def _work(root: Path, mailing: int, *, apart: bool) -> None:
     """A worker; prints the seconds of CPU that it took."""
     config = load_config(root, {})
     configure(config)
@@ -153,7 +185,7 @@ def _work(root: Path, mailing: int) -> None:
             begun = time.process_time()
             print("ready", flush=True)
 
-    ways = [WayOut(name="nowhere", provider=Nowhere())]
+    ways = [WayOut(name="nowhere", provider=Nowhere(apart=apart))]
     engine.run(
         config,
         ways,
@@ -180,6 +212,6 @@ def _yardstick(server: PostgreSQL, rows: int = 100_000) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        _work(Path(sys.argv[2]), int(sys.argv[3]))
+        _work(Path(sys.argv[2]), int(sys.argv[3]), apart="--apart" in sys.argv)
     else:
         main()

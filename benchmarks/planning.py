@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/planning.py [SUBSCRIBERS] [--database sqlite|postgresql …] [--rounds 3] [--sent]
 
-A million subscribers by default, half of them English and half Spanish readers, one in fifty has left the list, one in a
-hundred is suppressed, every one has a time zone. Prints the seconds, of which so many are CPU of the command and on
+A million subscribers by default, half of them English and half Spanish readers, one in fifty has left the list, one in
+a hundred is suppressed, every one has a time zone. Prints the seconds, of which so many are CPU of the command and on
 PostgreSQL of the server, and the peak of the command's memory: for everybody, for a segment by language and one by an
 attribute, and at the same hour of everybody's own day. `--sent`: the issue has reached nine of ten already.
 
@@ -77,10 +77,11 @@ def main() -> None:
             for name, options in QUESTIONS.items():
                 runs = [_ask(root, server, options) for _ in range(asked.rounds)]
                 said = runs[-1][4]
+                memory = max(run[3] for run in runs)
                 wall, cpu, of_server = (median(each) for each in list(zip(*runs, strict=True))[:3])
                 print(
                     f"{database:<12} {name:<22} {wall:.2f} s, CPU {cpu:.2f} s"
-                    f"{f' and {of_server:.2f} s of the server' if server else ''}, {max(run[3] for run in runs):.0f} MiB"
+                    f"{f' and {of_server:.2f} s of the server' if server else ''}, {memory:.0f} MiB"
                     f"   ({', '.join(f'{run[0]:.2f}' for run in runs)}; load {os.getloadavg()[0]:.1f})",
                     flush=True,
                 )
