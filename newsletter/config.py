@@ -830,6 +830,9 @@ def _check_ways_out(values: Mapping[str, Any], marks: Mapping[str, Where], readi
         if name in _SECRETS or not _WAY_NAME.fullmatch(name):
             help = "write up to 20 of a-z, 0-9 and -, and no name of a kind; or set that kind beside `providers`"
             reading.report("value", record.where, f"{at}: cannot be called so", help)
+        elif taken := {each.name for each in ENVIRONMENT}.intersection(_secret_variables({name: record})):
+            message = f"{at}: cannot be called so, since {', '.join(taken)} is something else"
+            reading.report("value", record.where, message, "give it another name")
     known = ["outbox", "sendgrid", *(kind for kind in ("smtp", "anymail") if values[kind]), *values["providers"]]
     for setting, names in (("provider", (values["provider"],)), ("fallback", values["fallback"])):
         for name in names:
@@ -843,6 +846,12 @@ def _check_ways_out(values: Mapping[str, Any], marks: Mapping[str, Where], readi
                 help = f"known ways out: {', '.join(known)}; `providers` makes others"
                 message = f"{setting}: there is no way out {_quoted(name)}{nearest(name, known)}"
                 reading.report("value", marks[setting], message, help)
+    outboxes = {"outbox", *(name for name, record in values["providers"].items() if record["outbox"])}
+    swallowing = [name for name in (values["provider"], *values["fallback"]) if name in outboxes]
+    if swallowing and not outboxes.issuperset((values["provider"], *values["fallback"])):
+        message = f"fallback: {swallowing[0]} is a folder, which reaches nobody, and what it takes counts as sent"
+        help = "take ways out that all reach people, or folders only"
+        reading.report("value", marks["fallback"], message, help)
     if len(",".join((values["provider"], *values["fallback"]))) > _LONGEST_ROUTE:
         reading.report(
             "value", marks["fallback"], "fallback: too many ways out", "give them shorter names, or leave some out"

@@ -312,7 +312,7 @@ class Dispatcher:
         if failure:
             unsure = isinstance(failure, ProviderUnsure)
             self.route.failed(way, str(failure), size=size, retry_after=failure.retry_after, unsure=unsure)
-        elif not rejected:
+        elif size and not rejected:  # of a chunk that was stopped before it left nobody knows whether it could have
             self.route.worked(way, size)
         self._tell()
 
@@ -329,7 +329,8 @@ class Dispatcher:
             progress.down, progress.down_until, progress.detour = "", 0.0, first.why if first else ""
         progress.busy = bool(self._hands)
         takes = next((leg for leg in self.route.legs if not leg.failures), None)
-        progress.full = {kind: full for kind, full in takes.full.items() if full.opens > takes.clock()} if takes else {}
+        known = takes.full.copy() if takes else {}  # other lanes write into it meanwhile
+        progress.full = {kind: full for kind, full in known.items() if takes and full.opens > takes.clock()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,10 @@ class Leg:
             return {*kinds}
         now = self.clock()
         return {
-            kind for kind in kinds if not ((full := self.full.get(kind)) and now < full.look_at) and self.look(kind)
+            kind
+            for kind in kinds
+            # Ahead by more than that: the clock was put back since.
+            if not ((full := self.full.get(kind)) and now < full.look_at <= now + LOOK_AGAIN) and self.look(kind)
         }
 
     def look(self, kind: Kind) -> bool:
@@ -113,18 +116,19 @@ class Route:
     def choose(self, lane: int) -> Leg | None:
         """The way that this lane takes now, or None while there is none for it.
 
-        Lane number `lanes` is one more than any way has, and is every way's.
+        Lane number `lanes` is one more than any way has, and is every way's. A lane that a way in good health has no
+        use for takes none: the next ways are for when it cannot be reached.
         """
         now = time.time()
         with self._lock:
             for leg in self.legs:
-                if leg.rests_until > now or not (lane < leg.way.provider.limits.lanes or lane == self.lanes):
-                    continue
-                if leg.failures:
-                    if leg.tried_by not in (None, lane):
-                        continue
+                fits = lane < leg.way.provider.limits.lanes or lane == self.lanes
+                if not leg.failures:
+                    return leg if fits else None
+                rests = now < leg.rests_until <= now + LONGEST_DATE  # else the clock was put back since
+                if fits and not rests and leg.tried_by in (None, lane):
                     leg.tried_by = lane
-                return leg
+                    return leg
         return None
 
     def leave(self, lane: int) -> None:
@@ -152,14 +156,14 @@ class Route:
         with self._lock:
             leg.count(size)
             leg.tried_by = None
-            if leg.rests_until > now:
-                return  # another lane has said so
+            asked = None if retry_after is None else now + min(LONGEST_DATE, max(1.0, retry_after))
+            if now < leg.rests_until <= now + LONGEST_DATE:  # another lane has said so
+                leg.rests_until = max(leg.rests_until, asked or 0.0)
+                return
             leg.failures += 1
             leg.lost = leg.lost + 1 if unsure else 0
             rest = min(LONGEST_DATE if unsure else LONGEST_REST, 2.0 ** min(leg.failures, 12))
-            if retry_after is not None:
-                rest = min(LONGEST_DATE, max(1.0, retry_after))
-            leg.why, leg.rests_until = why, now + rest
+            leg.why, leg.rests_until = why, asked or now + rest
 
     def silent(self, leg: Leg) -> bool:
         """Whether the only way out has left so many answers out that a human must look."""

@@ -92,6 +92,36 @@ def test_a_wrong_setting_is_reported_at_its_place(workspace: Path, lines: str, m
     assert said(workspace)[0].startswith(f"newsletter.yaml:{line}{message[1:]}")
 
 
+PROVIDERS = "providers: {box: {outbox: box}, relay: {smtp: {host: relay.example.org}}}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "provider: sendgrid\nfallback: [outbox]",
+        "provider: sendgrid\nfallback: [relay, box]",
+        "provider: outbox\nfallback: [relay]",
+        "fallback: [sendgrid]",
+    ],
+)
+def test_a_folder_is_no_fallback_for_a_way_that_reaches_people(workspace: Path, lines: str) -> None:
+    append(workspace, f"{lines}\n{PROVIDERS}\n")
+    (message,) = said(workspace)
+    assert "is a folder, which reaches nobody" in message
+
+
+def test_folders_among_themselves_and_a_way_named_twice_are_fine(workspace: Path) -> None:
+    append(workspace, f"provider: outbox\nfallback: [box, outbox, box]\n{PROVIDERS}\n")
+    assert load_config(workspace, environ={}).route == "outbox,box"
+
+
+def test_a_way_out_whose_key_would_be_another_secret_is_refused(workspace: Path) -> None:
+    append(workspace, "provider: secret\nproviders: {secret: {sendgrid: {region: eu}}}\n")
+    (message,) = said(workspace, {"NEWSLETTER_SECRET_KEY": "k" * 40})
+    assert "cannot be called so, since NEWSLETTER_SECRET_KEY is something else" in message
+    assert "kkk" not in message
+
+
 @pytest.mark.parametrize("languages", ["[]", "[EN]", "en"])
 def test_a_workspace_has_at_least_one_language(workspace: Path, languages: str) -> None:
     text = (workspace / FILE).read_text("utf-8").replace("[en, es]", languages)

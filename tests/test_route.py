@@ -250,7 +250,51 @@ def test_a_way_has_no_more_lanes_than_it_says_and_single_mail_has_one_of_its_own
 
     route = Route(ways)
     assert route.lanes == 2
-    assert [leg and leg.name for leg in map(route.choose, (0, 1, 2))] == ["first", "second", "first"]
+    assert [leg and leg.name for leg in map(route.choose, (0, 1, 2))] == ["first", None, "first"]
+    route.failed(route.legs[0], "gone")
+    assert [leg and leg.name for leg in map(route.choose, (0, 1, 2))] == ["second", "second", "second"]
+
+
+def test_a_fallback_with_more_lanes_than_the_first_way_takes_nothing_while_that_is_well(store: Config) -> None:
+    mailing = opened(store, 400)
+    first, second = Memory(limits=replace(SMALL, lanes=1)), Memory(limits=replace(SMALL, lanes=8))
+    run(store, first, second, over(mailing))
+    assert ways_taken(mailing) == {("accepted", "first"): 400}
+    assert not second.messages
+
+
+def test_a_lane_that_hears_of_a_longer_rest_while_the_way_rests_already_is_heard(ways: list[WayOut]) -> None:
+    from newsletter.route import Route
+
+    route = Route(ways)
+    now = time.time()
+    route.failed(route.legs[0], "connection reset")
+    route.failed(route.legs[0], "too many requests", retry_after=120.0)
+    assert 119 <= route.legs[0].rests_until - now <= 122
+    assert route.legs[0].failures == 1
+
+
+def test_a_clock_that_is_put_back_keeps_no_way_at_rest(ways: list[WayOut], monkeypatch: pytest.MonkeyPatch) -> None:
+    from newsletter.route import Route
+
+    route = Route(ways)
+    route.failed(route.legs[0], "gone")
+    then = time.time() - 86_400
+    monkeypatch.setattr("newsletter.route.time.time", lambda: then)
+    assert route.choose(0) is route.legs[0]
+
+
+def test_a_chunk_that_was_stopped_before_it_left_does_not_make_a_way_well(ways: list[WayOut], store: Config) -> None:
+    from newsletter.dispatch import Dispatcher
+    from newsletter.store import keys
+
+    dispatcher = Dispatcher(store, ways, keyring=keys.keyring(store), store="-")
+    first = dispatcher.route.legs[0]
+    dispatcher.route.failed(first, "gone")
+    dispatcher._count(first, 0, None, rejected=False)
+    assert first.failures == 1
+    dispatcher._count(first, 1, None, rejected=False)
+    assert first.failures == 0
 
 
 def test_a_way_rests_as_long_as_it_was_asked_to(ways: list[WayOut]) -> None:
