@@ -536,6 +536,7 @@ class Config:
     list: str
     outbox: Path
     ways: tuple[Way, ...] = ()  # in the order in which they are taken
+    spare: tuple[Way, ...] = ()  # those that newsletter.yaml sets up and neither `provider` nor `fallback` names
     smtp: Smtp | None = None
     dkim: Dkim | None = None
     engine: Literal["local", "cluster"] = "local"
@@ -655,6 +656,8 @@ def _config(
 ) -> Config:
     sender = values["sender"]
     ways = _ways(root, values, variables)
+    taken = dict.fromkeys((values["provider"], *values["fallback"]))
+    set_up = [*(kind for kind in ("smtp", "sendgrid", "anymail") if values[kind]), *values["providers"]]
     dkim = values["dkim"]
     return Config(
         root=root,
@@ -671,7 +674,8 @@ def _config(
         images=values["images"],
         list=values["list"],
         outbox=root / values["outbox"],
-        ways=tuple(ways[name] for name in dict.fromkeys((values["provider"], *values["fallback"]))),
+        ways=tuple(ways[name] for name in taken),
+        spare=tuple(ways[name] for name in set_up if name not in taken),
         smtp=_smtp(values["smtp"].values, variables, "SMTP") if values["smtp"] else None,
         dkim=Dkim(**dkim.values, keys=root / "subscribers" / "dkim") if dkim else None,
         engine=values["engine"],

@@ -46,12 +46,16 @@ def check_leaving(config: Config, *, store: str, ask: Ask = ask) -> Iterator[Fin
 
     Codes: `leaving.base-url`, `leaving.identity`, `leaving.sender`, `leaving.postal-address`.
     """
+    yield from check_settings(config)
+    yield from check_identity(config, store=store, ask=ask)
+
+
+def check_settings(config: Config) -> Iterator[Finding]:
+    """What of `check_leaving` newsletter.yaml alone tells: base_url, sender, postal address."""
     problem = _not_public(config.base_url)
     if problem:
         help = "links in messages begin with it: write the https address at which readers reach your pages"
         yield _finding("base-url", config, "base_url", f"base_url: {config.base_url} {problem}", help)
-    else:
-        yield from _identity(config, store, ask)
     domain = config.sender.address.rpartition("@")[2].lower()
     if "." not in domain or _under(domain, NOBODYS) or _under(domain, INNER):
         message = f"sender.address: {domain or 'nothing'} is no domain that mail can come from"
@@ -100,8 +104,10 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _identity(config: Config, store: str, ask: Ask) -> Iterator[Finding]:
-    """Whether what answers at base_url is this workspace."""
+def check_identity(config: Config, *, store: str, ask: Ask = ask) -> Iterator[Finding]:
+    """Whether what answers at base_url is this workspace. Nothing is asked when it is no public address."""
+    if _not_public(config.base_url):
+        return
     url = f"{config.base_url}{WELL_KNOWN}"
     help = f"let {url} answer with this one line (a plain file will do): {identity_file(store).strip()}"
     try:

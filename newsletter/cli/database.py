@@ -20,7 +20,7 @@ def open_store(config: Config) -> None:
     An SQLite file is made and migrated by itself. Raises `ConfigError`, and the `StoreError`s: `DatabaseDown`,
     `SchemaMismatch`, `WrongKey`.
     """
-    _configure(config)
+    configure_database(config)
     from newsletter.store import keys, schema
 
     schema.prepare(config, tell=_tell)
@@ -28,7 +28,8 @@ def open_store(config: Config) -> None:
         keys.check_keys(config)
 
 
-def _configure(config: Config) -> None:
+def configure_database(config: Config) -> None:
+    """Tells Django which database it is, and no more: nothing is made, asked or migrated. Raises `ConfigError`."""
     if config.database_url:
         try:
             importlib.import_module("psycopg")
@@ -62,7 +63,7 @@ def migrate(ctx: click.Context) -> None:
       newsletter migrate
     """
     config = open_workspace(ctx)
-    _configure(config)
+    configure_database(config)
     from newsletter.store import keys, schema
 
     applied = schema.migrate(config, tell=_tell)
@@ -90,7 +91,7 @@ def backup(ctx: click.Context, file: Path) -> None:
       newsletter backup /mnt/backups          (for every night)
     """
     config = open_workspace(ctx)
-    _configure(config)
+    configure_database(config)
     from newsletter.store import backup as backups
     from newsletter.store.archive import size
 
@@ -131,12 +132,12 @@ def restore(ctx: click.Context, file: Path, replacing: bool) -> None:
     _tell(f"reading {file} ({archive.size(file.stat().st_size)})")
     with archive.unpacked(file, root) as unpacked:
         config = load_config(unpacked.workspace)
-        _configure(config)
+        configure_database(config)
         from newsletter.store import backup as backups
 
         done = backups.restore(unpacked, config, root, replace=replacing, tell=_tell)
         created = f"{unpacked.manifest.created:%Y-%m-%d %H:%M} UTC"
-    _configure(replace(config, root=root))
+    configure_database(replace(config, root=root))
     files = plural(done.files, "file") if done.files else "no file, since all are as they were"
     click.echo(f"Restored the backup of {created}: the database, and {files}.")
     for line in done.aside:

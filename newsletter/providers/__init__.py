@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from newsletter.config import NO_CAPS, Anymail, Config, Pace, Sendgrid, Smtp, Way
 from newsletter.envelope import Recipient
 from newsletter.errors import ConfigError, Finding
 from newsletter.recorder import Outcome, Recorder
-from newsletter.rendering.edition import Edition
+from newsletter.rendering.edition import Edition, Mailbox
 
-__all__ = ["Limits", "Outcome", "Provider", "Recorder", "WayOut", "open_provider", "open_ways"]
+__all__ = ["Checkable", "Limits", "Outcome", "Provider", "Recorder", "WayOut", "open_provider", "open_ways"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class Provider(Protocol):
     or sending again does no harm), `ProviderRejected` (a human must act) or `ProviderUnsure` (fate unknown), and
     `InputError` for an edition or a recipient that is made wrongly. What the recorder was told holds even then.
     It may be called from up to `limits.lanes` threads at once.
+
+    A provider that can be tried without sending is `Checkable` as well.
     """
 
     @property
@@ -41,6 +43,18 @@ class Provider(Protocol):
     def send(self, edition: Edition, recipients: Sequence[Recipient], recorder: Recorder) -> list[Outcome]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A way out that can tell, without sending anything to anybody, whether mail from `sender` would leave by it.
+
+    `check` gives what was found, one line of words without an address or a secret, for `newsletter doctor`. It raises
+    `ProviderDown` when nothing answers or the answer is no for now, and `ProviderRejected` when a human must act, both
+    with the next step and in the words that `send` would use.
+    """
+
+    def check(self, sender: Mailbox) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)

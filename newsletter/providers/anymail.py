@@ -24,19 +24,21 @@ from anymail.exceptions import AnymailError
 from newsletter.config import Anymail
 from newsletter.envelope import Recipient, Sealed
 from newsletter.errors import (
+    AddressError,
     ConfigError,
     Finding,
     ProviderDown,
     ProviderError,
     ProviderRejected,
 )
+from newsletter.headers import addr_spec
 from newsletter.providers import Limits, Outcome, Recorder
 from newsletter.providers import anymail_answers as answers
 from newsletter.providers.anymail_lane import Crew, Line, Lines, Lost, Unreached, Watch
 from newsletter.providers.anymail_letter import Addressee, Letter, unsupported, what_is_missing
 from newsletter.providers.anymail_services import SERVICES, Service
 from newsletter.recorder import State
-from newsletter.rendering.edition import Edition
+from newsletter.rendering.edition import Edition, Mailbox
 
 _REPEATS = 2  # of a request whose answer was lost, where a key makes that harmless
 _PAUSE = 0.5  # seconds before the first repetition; doubled before each further one
@@ -103,6 +105,21 @@ class AnymailProvider:
         if task.failure:
             raise task.failure
         return [task.known[recipient.key] for recipient in recipients]
+
+    def check(self, sender: Mailbox) -> str:
+        """What can be seen from here, which is not whether the service takes the key: that would take a message.
+
+        Raises `ProviderRejected` for a sender whose address cannot be written into a message.
+        """
+        try:
+            addr_spec(sender.address)
+        except AddressError as error:
+            raise ProviderRejected(f"sender.address: {error}") from error
+        self._make().close()
+        return (
+            f"{self.service.title}: the package and the keys are there. Whether the service takes them cannot be tried "
+            "without sending; newsletter send ISSUE --test ADDRESS does"
+        )
 
     def close(self) -> None:
         """Requests on their way are waited for; then every connection is closed."""

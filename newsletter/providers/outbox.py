@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from newsletter.envelope import Envelope, Recipient
 from newsletter.errors import AddressError, HeaderError, ProviderDown, ProviderRejected
 from newsletter.providers import Limits, Outcome, Recorder
-from newsletter.rendering.edition import Edition
+from newsletter.rendering.edition import Edition, Mailbox
 
 
 def _now() -> datetime:
@@ -74,6 +75,19 @@ class Outbox:
             outcomes.append(Outcome(key=recipient.key, state="accepted", provider_ref=name))
             recorder.answered(outcomes[-1])
         return outcomes
+
+    def check(self, sender: Mailbox) -> str:
+        """Writes a file into the folder and removes it. Raises `ProviderDown` when that fails."""
+        draft = self._path / "tmp" / f"check.{os.getpid()}.{threading.get_ident()}"
+        try:
+            draft.write_bytes(b"")
+            draft.unlink()
+            for folder in ("new", "cur"):
+                if not os.access(self._path / folder, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise self._down(error) from error
+        return "the folder can be written; what is in it reaches nobody"
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -95,8 +95,10 @@ class SendgridProvider:
             outcomes += hand.known()
         return outcomes
 
-    def check(self, sender: Mailbox) -> None:
+    def check(self, sender: Mailbox) -> str:
         """Asks SendGrid, in sandbox mode, whether it would take a message from `sender`: nothing is sent.
+
+        What it found, in words.
 
         Raises `ProviderRejected` with the next step when it would not, `ProviderDown` without a clear answer.
         """
@@ -108,7 +110,7 @@ class SendgridProvider:
             with self._lines.line(urgent=True) as line:
                 answer = line.post(lambda: text)
             if answer.status == 200:
-                return
+                return "SendGrid takes the key, and would take a message from this sender (asked in sandbox mode)"
             found = self._meaning(answer)
         except ProviderUnsure as error:
             raise ProviderDown(str(error)) from error

@@ -16,7 +16,8 @@ from newsletter.headers import addr_spec
 from newsletter.providers import Limits, Outcome, Recorder
 from newsletter.providers.smtp_engine import Engine
 from newsletter.providers.smtp_jobs import Job, Letter
-from newsletter.rendering.edition import Edition
+from newsletter.providers.smtp_probe import probe
+from newsletter.rendering.edition import Edition, Mailbox
 
 
 class SmtpProvider:
@@ -63,6 +64,19 @@ class SmtpProvider:
         outcomes = job.known()
         assert len(outcomes) == len(recipients), "a recipient without an outcome"
         return list(outcomes)
+
+    def check(self, sender: Mailbox) -> str:
+        """What the server says to all that comes before a recipient: connection, encryption, log-in, sender.
+
+        Over a connection of its own, on which nothing is sent, and within one time-out altogether. Raises
+        `ProviderDown` and `ProviderRejected`.
+        """
+        try:
+            address = addr_spec(sender.address)
+        except AddressError as error:
+            raise ProviderRejected(f"sender.address: {error}") from error
+        path = f"b+check@{self._bounces}" if self._bounces else address
+        return probe(self._config, tls=self._tls, path=path, utf8=not address.isascii())
 
     def close(self) -> None:
         """Says QUIT on every connection. Messages on their way are waited for, for the length of one time-out."""

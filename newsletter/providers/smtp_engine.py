@@ -180,7 +180,7 @@ class Engine:
                 else:
                     self._serve(connection, events)
             except (ProtocolError, OSError) as error:
-                self._lose(connection, _reason(error))
+                self._lose(connection, reason(error))
             calm = calm and connection.steady
         if calm and not self._jobs.finished:
             return True
@@ -205,7 +205,7 @@ class Engine:
         try:
             work(connection)
         except (ProtocolError, OSError) as error:
-            self._lose(connection, _reason(error))
+            self._lose(connection, reason(error))
 
     def _serve(self, connection: _Connection, events: int) -> None:
         if connection.closed:
@@ -289,7 +289,7 @@ class Engine:
             self._looking_since = 0.0
             self._come_to_nothing(
                 ProviderDown(
-                    f"the name {self._config.host} cannot be looked up ({_reason(found)}); check smtp.host, and "
+                    f"the name {self._config.host} cannot be looked up ({reason(found)}); check smtp.host, and "
                     "that this machine is on the network"
                 )
             )
@@ -305,7 +305,7 @@ class Engine:
 
     def _look_up(self) -> None:
         try:
-            self._name = self._name or _own_name()
+            self._name = self._name or own_name()
             self._found.append(socket.getaddrinfo(self._config.host, self._config.port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             self._found.append(error)
@@ -319,7 +319,7 @@ class Engine:
             if others:
                 self._connect(others)
             else:
-                self._come_to_nothing(ProviderDown(f"no connection can be opened: {_reason(error)}"))
+                self._come_to_nothing(ProviderDown(f"no connection can be opened: {reason(error)}"))
             return
         sock.setblocking(False)
         with suppress(OSError):
@@ -333,7 +333,7 @@ class Engine:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._lose(connection, _reason(error))
+            self._lose(connection, reason(error))
 
     def _connected(self, connection: _Connection) -> None:
         if code := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -534,7 +534,7 @@ class Engine:
         try:
             return not self._stopping and not job.over and job.recorder.leaving(mail.key, answered=answered)
         except OSError as error:
-            why = f"the flight recorder cannot be written ({_reason(error)}); free some space"
+            why = f"the flight recorder cannot be written ({reason(error)}); free some space"
             self._jobs.fail(job, ProviderDown(why))
             return False
 
@@ -673,7 +673,7 @@ class Engine:
             return
         connection.next = None
         if means == "rejected":
-            self._jobs.reject(mail.job, f"{reply}{_HINT}")
+            self._jobs.reject(mail.job, f"{reply}{HINT}")
             self._jobs.settle(mail, None)
         else:
             self._jobs.settle(mail, Outcome(key=mail.key, state=means, detail=str(reply)))
@@ -691,7 +691,7 @@ class Engine:
             mail.job.recorder.answered(outcome)
             self._taken(connection, mail, outcome)
         elif means == "rejected":
-            self._jobs.reject(mail.job, f"{reply}{_HINT}")
+            self._jobs.reject(mail.job, f"{reply}{HINT}")
             self._jobs.answered(mail, Outcome(key=mail.key, state="deferred", detail=str(reply)))
         else:
             self._jobs.answered(mail, Outcome(key=mail.key, state=means, detail=str(reply)))
@@ -702,7 +702,7 @@ class Engine:
 
 
 _outcome = tuple.__new__  # without the two calls that a named tuple takes
-_HINT = "; this is about the sender, the account or the message, not about a recipient: mend it there"
+HINT = "; this is about the sender, the account or the message, not about a recipient: mend it there"
 
 
 def _check_step(connection: _Connection) -> None:
@@ -716,7 +716,8 @@ def _unanswered(connection: _Connection, mail: Mail, why: str) -> Outcome:
     return Outcome(key=mail.key, state="deferred", detail=f"broken off before its end: {why}")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a connection came to nothing, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError):
@@ -727,7 +728,7 @@ def _reason(error: Exception) -> str:
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 
 
-def _own_name() -> str:
+def own_name() -> str:
     """This machine's full name for EHLO, or "" when it has none."""
     name = socket.gethostname()
     if "." not in name:
