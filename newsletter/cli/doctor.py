@@ -251,8 +251,10 @@ def _configuration(config: Config, report: Report) -> str:
 
 
 def _database(config: Config, report: Report) -> str:
-    """The database as it is: nothing is made or migrated."""
+    """The database as it is: nothing is made, migrated or written."""
     configure_database(config)
+    from django.db import transaction
+
     from newsletter.store import fleet, keys, overview, queue, schema
 
     name = schema.database_name()
@@ -274,7 +276,9 @@ def _database(config: Config, report: Report) -> str:
             report(_finding(_NO_TABLES, message, "make a backup first: newsletter backup FILE", severity="warning"))
             return ""
         if config.secret_key and config.pepper:  # else that is told already
-            keys.check_keys(config)
+            with transaction.atomic():
+                keys.check_keys(config)
+                transaction.set_rollback(True)  # a new database would keep our keys as the right ones
         if config.engine == "cluster":
             queue.check()
         now = time.time()
