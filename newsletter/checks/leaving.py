@@ -46,8 +46,8 @@ def check_leaving(config: Config, *, store: str, ask: Ask = ask) -> Iterator[Fin
 
     Codes: `leaving.base-url`, `leaving.identity`, `leaving.sender`, `leaving.postal-address`.
     """
-    yield from check_settings(config)
     yield from check_identity(config, store=store, ask=ask)
+    yield from check_settings(config)
 
 
 def check_settings(config: Config) -> Iterator[Finding]:

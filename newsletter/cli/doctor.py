@@ -22,8 +22,7 @@ from newsletter.checks.leaving import ask, check_identity, check_settings
 from newsletter.cli.database import configure_database
 from newsletter.cli.outlook import caps
 from newsletter.cli.output import command, plural, print_findings, tally
-from newsletter.cli.workspace import open_workspace
-from newsletter.config import Anymail, Config, Sendgrid, Smtp, Way
+from newsletter.config import Anymail, Config, Sendgrid, Smtp, Way, find_workspace, load_config
 from newsletter.dkim import examine, record_name, signing_domain
 from newsletter.errors import (
     ConfigError,
@@ -90,7 +89,7 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
       newsletter doctor --json
     """
     parts: list[Part] = []
-    for part in _parts(ctx):
+    for part in _parts(find_workspace(Path(ctx.obj))):
         parts.append(part)
         if not as_json:
             _show(part)
@@ -128,10 +127,10 @@ def _show(part: Part) -> None:
     print_findings(part.findings)
 
 
-def _parts(ctx: click.Context) -> Iterator[Part]:
+def _parts(workspace: Path) -> Iterator[Part]:
     """Every part, one after the other, each as soon as it was looked at."""
     try:
-        config = open_workspace(ctx)
+        config = load_config(workspace)
     except ConfigError as error:  # nothing else can be looked at without it
         yield Part(name="configuration", words="", findings=error.findings)
         return
@@ -251,8 +250,10 @@ def _configuration(config: Config, report: Report) -> str:
 
 
 def _database(config: Config, report: Report) -> str:
-    """The database as it is: nothing is made or migrated."""
+    """The database as it is: nothing is made, migrated or written."""
     configure_database(config)
+    from django.db import transaction
+
     from newsletter.store import fleet, keys, overview, queue, schema
 
     name = schema.database_name()
@@ -274,7 +275,9 @@ def _database(config: Config, report: Report) -> str:
             report(_finding(_NO_TABLES, message, "make a backup first: newsletter backup FILE", severity="warning"))
             return ""
         if config.secret_key and config.pepper:  # else that is told already
-            keys.check_keys(config)
+            with transaction.atomic():
+                keys.check_keys(config)
+                transaction.set_rollback(True)  # a new database would keep our keys as the right ones
         if config.engine == "cluster":
             queue.check()
         now = time.time()
