@@ -288,8 +288,8 @@ def _why(cap: _Cap, pace: Pace, kind: Kind, spent: _Spent) -> str:
     if sum(spent) >= cap.most:
         return cap.words
     if kind == "confirm":
-        return f"{cap.words}: sign-up confirmations may take a fifth of it"
-    return f"{cap.words}, {_reserve(cap.most, pace):,} of them kept for single mail"
+        return f"{cap.words} (sign-up confirmations may take a fifth of it)"
+    return f"{cap.words} ({_reserve(cap.most, pace):,} of them kept for single mail)"
 
 
 # --- the rate ---------------------------------------------------------------------------------------------------------

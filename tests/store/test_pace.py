@@ -303,7 +303,7 @@ def test_issues_leave_a_tenth_to_single_mail_which_may_take_all(store: Config) -
     way, pace_ = new_way(), Pace(per_day=300)
     assert take(way, pace_, MANY, NOON) == 270
     reason = room(way, pace_, NOON)
-    assert reason.why == "the cap of 300 a day, 30 of them kept for single mail"
+    assert reason.why == "the cap of 300 a day (30 of them kept for single mail)"
     assert take(way, pace_, MANY, NOON, "oneoff") == 30
     other = new_way()
     assert take(other, pace_, MANY, NOON, "oneoff") == 300
