@@ -94,12 +94,18 @@ class Leg:
         caps = self.way.pace
         return (lambda cursor, wanted: pace.take(cursor, self.id, caps, kind, wanted, at)) if caps else None
 
-    def refund(self, kind: Kind, taken_at: float) -> Callable[[Any, int], None] | None:
-        """What `ledger.turn` tells how many of a chunk did not leave after all; None when there are no caps."""
+    def refund(self, kind: Kind, taken_at: float, *, then: Leg | None) -> Callable[[Any, int], None] | None:
+        """What `ledger.turn` tells how many of a chunk did not leave after all; None when there are no caps.
+
+        `then` is the way that the next chunk takes.
+        """
         caps, now = self.way.pace, self.clock()
         if not caps:
             return None
-        return lambda cursor, count: pace.give_back(cursor, self.id, caps, kind, count, taken_at=taken_at, now=now)
+        other = then.id if then and then.way.pace else None
+        return lambda cursor, count: pace.give_back(
+            cursor, self.id, caps, kind, count, taken_at=taken_at, now=now, then=other
+        )
 
 
 class Route:

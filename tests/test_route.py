@@ -265,9 +265,7 @@ def test_a_clock_that_is_put_back_keeps_no_way_at_rest(ways: list[WayOut], monke
     assert route.choose(0) is route.legs[0]
 
 
-def test_a_chunk_that_was_stopped_before_it_left_does_not_make_a_way_well(
-    ways: list[WayOut], store: Config
-) -> None:
+def test_a_chunk_that_was_stopped_before_it_left_does_not_make_a_way_well(ways: list[WayOut], store: Config) -> None:
     from newsletter.dispatch import Dispatcher
     from newsletter.store import keys
 
