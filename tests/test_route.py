@@ -272,9 +272,9 @@ def test_a_chunk_that_was_stopped_before_it_left_does_not_make_a_way_well(ways: 
     dispatcher = Dispatcher(store, ways, keyring=keys.keyring(store), store="-")
     first = dispatcher.route.legs[0]
     dispatcher.route.failed(first, "gone")
-    dispatcher._count(first, 0, None, rejected=False)  # noqa: SLF001
+    dispatcher._count(first, 0, None, rejected=False)
     assert first.failures == 1
-    dispatcher._count(first, 1, None, rejected=False)  # noqa: SLF001
+    dispatcher._count(first, 1, None, rejected=False)
     assert first.failures == 0
 
 

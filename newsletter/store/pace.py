@@ -147,7 +147,7 @@ def take(cursor: Any, way: int, pace: Pace, kind: Kind, wanted: int, now: float)
     return count
 
 
-def give_back(  # noqa: PLR0917
+def give_back(
     cursor: Any,
     way: int,
     pace: Pace,
