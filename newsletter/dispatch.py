@@ -237,7 +237,7 @@ class Dispatcher:
                 now=now,
                 way=way.id if way else None,
                 grant=way.grant(claim.share, granted_at) if way else None,
-                refund=sent.way.refund(claim.share, hand.granted_at) if sent else None,
+                refund=sent.way.refund(claim.share, hand.granted_at, then=way) if sent else None,
             )
             hand.lease.until = now + self._lease
             hand.next, hand.since, hand.granted_at = chunk.next, time.monotonic(), granted_at

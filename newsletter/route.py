@@ -35,6 +35,11 @@ class Full:
     look_at: float  # when to ask again
 
 
+def _over(full: Full, now: float) -> bool:
+    """Whether to ask again. What is to be looked at later than ever was put down before the clock was put back."""
+    return not now < full.look_at <= now + LOOK_AGAIN
+
+
 class Leg:
     """One way out, as this worker knows it."""
 
@@ -68,16 +73,12 @@ class Leg:
             self._per_second = counted / span
 
     def with_room(self, kinds: Collection[Kind]) -> set[Kind]:
-        """The kinds of mail for which there is room under the caps. Asks the database when there are caps."""
-        if not self.way.pace:
-            return {*kinds}
+        """The kinds of mail for which there is room under the caps, as far as is known.
+
+        The database is asked again about a kind for which there was none; `grant` is what counts.
+        """
         now = self.clock()
-        return {
-            kind
-            for kind in kinds
-            # Ahead by more than that: the clock was put back since.
-            if not ((full := self.full.get(kind)) and now < full.look_at <= now + LOOK_AGAIN) and self.look(kind)
-        }
+        return {kind for kind in kinds if not (full := self.full.get(kind)) or (_over(full, now) and self.look(kind))}
 
     def look(self, kind: Kind) -> bool:
         """Asks the database whether there is room for a kind of mail."""
@@ -94,12 +95,18 @@ class Leg:
         caps = self.way.pace
         return (lambda cursor, wanted: pace.take(cursor, self.id, caps, kind, wanted, at)) if caps else None
 
-    def refund(self, kind: Kind, taken_at: float) -> Callable[[Any, int], None] | None:
-        """What `ledger.turn` tells how many of a chunk did not leave after all; None when there are no caps."""
+    def refund(self, kind: Kind, taken_at: float, *, then: Leg | None) -> Callable[[Any, int], None] | None:
+        """What `ledger.turn` tells how many of a chunk did not leave after all; None when there are no caps.
+
+        `then` is the way that the next chunk takes.
+        """
         caps, now = self.way.pace, self.clock()
         if not caps:
             return None
-        return lambda cursor, count: pace.give_back(cursor, self.id, caps, kind, count, taken_at=taken_at, now=now)
+        other = then.id if then and then.way.pace else None
+        return lambda cursor, count: pace.give_back(
+            cursor, self.id, caps, kind, count, taken_at=taken_at, now=now, then=other
+        )
 
 
 class Route:

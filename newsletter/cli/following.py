@@ -24,6 +24,7 @@ from newsletter.providers import WayOut, open_ways
 
 if TYPE_CHECKING:
     from newsletter.dispatch import Progress
+    from newsletter.route import Full
     from newsletter.store.models import Mailing
     from newsletter.store.overview import Standing
 
@@ -44,10 +45,14 @@ def trouble(progress: Progress) -> str:
         wait = max(0, round(progress.down_until - time.time()))
         return f"nothing leaves: {progress.down}; trying again {f'in {wait} s' if wait else 'now'}"
     if full := progress.full.get("issue"):
-        return f"{full.why} is reached, and the rest waits; it goes on at {moment(full.opens)}"
+        return _capped(full)
     if progress.trouble:
         return f"trouble with the database, the disk or a duty: {' '.join(progress.trouble.split())}; trying again"
     return ""
+
+
+def _capped(full: Full) -> str:
+    return f"{full.why} is reached, and the rest waits; it goes on at {moment(full.opens)}"
 
 
 def _over_a_fallback(why: str) -> str:
@@ -281,10 +286,15 @@ def worker(ctx: click.Context, *, once: bool) -> None:
                 return True
         else:
             down_since = 0.0
-        if progress and progress.full and not progress.busy:
-            waits[:] = [trouble(progress)]
-            return True
-        return not overview.anything_due(time.time(), config.route)
+        full = {} if progress is None else progress.full
+        if overview.anything_due(time.time(), config.route, full=full):
+            return False
+        waits[:] = [
+            _capped(full[kind])
+            for kind in full
+            if overview.anything_due(time.time(), config.route, full={*full} - {kind})
+        ]
+        return True
 
     def report(progress: Progress) -> None:
         last_known[:] = [progress]

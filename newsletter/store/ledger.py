@@ -82,13 +82,14 @@ def claim(
 ) -> Claim | None:
     """A batch for this worker, one-off mail first, or None when nothing is due. `lease` is in seconds.
 
+    Sign-up confirmations come after other one-off mail: strangers cause them, in any number.
     `route` restricts issues to those that were opened to leave that way (`Mailing.provider`), `mailing` to that one.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             # The second condition says nothing new: it lets the partial index be used.
             "SELECT id, kind, list_id, name, provider FROM mailing WHERE state = 'sending'"
-            " AND state IN ('opening', 'sending') ORDER BY kind DESC, id"
+            " AND state IN ('opening', 'sending') ORDER BY kind DESC, CASE WHEN name = 'confirm' THEN 1 ELSE 0 END, id"
         )
         for id, kind, list_id, name, provider in cursor.fetchall():
             share = share_of(kind, name)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Max, QuerySet
+from django.db.models import F, Max, QuerySet
 
 from newsletter.errors import LedgerError, NotFound
 from newsletter.moments import Schedule, moments_of, shown, shown_local, span
@@ -623,7 +623,7 @@ def post(
             if row is None:
                 return None
             id = int(row[0])
-            models.Mailing.objects.filter(pk=mailing.pk).update(audience=mailing.audience + 1, watched_at=now)
+            models.Mailing.objects.filter(pk=mailing.pk).update(audience=F("audience") + 1, watched_at=now)
             _add_batches(cursor, mailing.pk, frozen_edition.pk, id, id)
         ring("wake")
     return id

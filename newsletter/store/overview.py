@@ -5,7 +5,7 @@ Nothing here writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,9 @@ from django.db.models.expressions import RawSQL
 
 from newsletter.moments import zone_names
 from newsletter.store import models
+from newsletter.store.ledger import share_of
 from newsletter.store.mailings import UNDER_WAY, Audience, edition_sql, zone_sql
+from newsletter.store.pace import Kind
 
 SHORTEST_PACE = 1.0  # seconds of sending from which a pace is worth stating
 FEWEST_PACED = 50  # messages
@@ -189,16 +191,17 @@ def of_other_ways(route: str) -> list[models.Mailing]:
     return [*rows.select_related("round", "list").order_by("pk")]
 
 
-def anything_due(now: float, route: str) -> bool:
+def anything_due(now: float, route: str, *, full: Collection[Kind] = ()) -> bool:
     """Whether there is work for a worker with these ways out at this moment, or one is at it: false while all that is
-    left must wait."""
+    left must wait. For mail of the kinds `full` a cap leaves no room."""
     begins = Q(state="scheduled", send_at__lte=datetime.fromtimestamp(now, UTC))
     if models.Mailing.objects.filter(Q(state="opening") | begins).exists():
         return True
     unfinished = models.Batch.objects.exclude(state="done")
     # One query or two for each mailing that is open: what waits is found in the index of ready batches.
-    for id, kind, provider in models.Mailing.objects.filter(state="sending").values_list("pk", "kind", "provider"):
-        ours = kind == "oneoff" or provider == route
+    sending = models.Mailing.objects.filter(state="sending")
+    for id, kind, provider, name in sending.values_list("pk", "kind", "provider", "name"):
+        ours = (kind == "oneoff" or provider == route) and share_of(kind, name) not in full
         if ours and unfinished.filter(mailing_id=id, state="ready", not_before__lte=now).exists():
             return True
         if kind == "issue" and not unfinished.filter(mailing_id=id).exists():

@@ -154,14 +154,25 @@ def take(cursor: Any, way: int, pace: Pace, kind: Kind, wanted: int, now: float)
     return count
 
 
-def give_back(cursor: Any, way: int, pace: Pace, kind: Kind, count: int, *, taken_at: float, now: float) -> None:
+def give_back(
+    cursor: Any,
+    way: int,
+    pace: Pace,
+    kind: Kind,
+    count: int,
+    *,
+    taken_at: float,
+    now: float,
+    then: int | None = None,
+) -> None:
     """What was taken at `taken_at` (the `now` of that `take`) and certainly did not leave counts no more.
 
+    `then` is the way out from which the same transaction is about to `take`.
     The rate gets back only what was not refilled since: else messages that waited could leave on top of a full bucket.
     """
     if not pace or count <= 0:
         return
-    _lock(cursor, way)  # as `take`, in the same order: else the two could wait for each other
+    _lock(cursor, way, *([] if then is None else [then]))  # before anything else, as `take` does
     column = str(kind)
     for span in _SPANS:
         slot = span.slot(taken_at)
@@ -180,10 +191,13 @@ def give_back(cursor: Any, way: int, pace: Pace, kind: Kind, count: int, *, take
             _fill(cursor, way, gate, levels[gate.share], by=missing, now=now)
 
 
-def _lock(cursor: Any, way: int) -> None:
-    """A statement of its own: one that had to wait for the lock would still see what was counted before."""
+def _lock(cursor: Any, *ways: int) -> None:
+    """A statement of its own: one that had to wait for the lock would still see what was counted before.
+
+    Several in the order of their ids: else two transactions that need the same could wait for each other.
+    """
     if connection.vendor == "postgresql":
-        cursor.execute("SELECT id FROM way WHERE id = %s FOR UPDATE", (way,))
+        cursor.execute("SELECT id FROM way WHERE id = ANY(%s) ORDER BY id FOR UPDATE", ([*ways],))
 
 
 def _counted(
@@ -295,8 +309,8 @@ def _why(cap: _Cap, pace: Pace, kind: Kind, spent: _Spent) -> str:
     if sum(spent) >= cap.most:
         return cap.words
     if kind == "confirm":
-        return f"{cap.words}: sign-up confirmations may take a fifth of it"
-    return f"{cap.words}, {_reserve(cap.most, pace):,} of them kept for single mail"
+        return f"{cap.words} (sign-up confirmations may take a fifth of it)"
+    return f"{cap.words} ({_reserve(cap.most, pace):,} of them kept for single mail)"
 
 
 # --- the rate ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from audience import add_people, address, as_ways
+from audience import add_people, address, as_ways, edition
 from newsletter.checks.leaving import LARGEST
 from newsletter.cli import run
 from newsletter.config import Config, Pace
@@ -895,4 +895,32 @@ def test_caps_tell_when_it_will_be_done_and_what_it_waits_for(
     assert "It will be done at about " in shown.out
     described = json.loads(say("mailings", 1, "--json").out)
     assert described["waits_for"]["why"] == "the cap of 10 a day"
+    assert "the cap of 10 a day is reached" in say("worker", "--once").out
     assert described["done_by"] > described["waits_for"]["until"]
+
+
+def test_a_worker_once_says_which_mail_waits_for_a_cap_and_sends_the_rest(
+    store: Config, say: Say, out: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from newsletter.store import mailings, schema
+    from newsletter.store.subscribers import address_key
+
+    if not store.database_url:
+        schema.prepare(store)
+    caps = Pace(per_day=10)
+    monkeypatch.setattr(
+        "newsletter.cli.following.open_ways",
+        lambda config: [replace(way, pace=caps) for way in as_ways(out, config.provider)],
+    )
+    confirm = replace(edition("en"), key="confirm", kind="transactional", list_id=None)
+    for number in range(4):
+        who = address(number)
+        key = address_key(store, who)
+        mailings.post(confirm, key=f"c:{number}", address=who, address_key=key, slots={}, provider=store.route)
+    add_people(store, range(11, 14))
+    say("send", "2017-11-19", "--yes", "--no-wait")
+    worked = say("worker", "--once")
+    assert (worked.code, worked.err) == (0, "")
+    assert len(out.messages) == 5, "a fifth of the cap, and the issue"
+    assert "the cap of 10 a day (sign-up confirmations may take a fifth of it) is reached, and the rest" in worked.out
+    assert (tally(1), tally(2)) == ({"accepted": 2, "pending": 2}, {"accepted": 3})

@@ -645,6 +645,54 @@ def test_evidence_read_twice_changes_nothing_the_second_time(world: World) -> No
     world.check(doubts=1)
 
 
+def test_no_flood_of_sign_ups_holds_up_other_single_mail(store: Config) -> None:
+    from newsletter.store import ledger, mailings
+
+    for number, kind in enumerate(["confirm"] * 5 + ["manage"]):
+        mailings.post(
+            edition(kind="transactional", key=kind),
+            key=f"{kind}:{number}",
+            address=address(number),
+            address_key=b"k%d" % number,
+            slots={"CONFIRM_URL": "https://news.example.org/c/1"},
+            provider="memory",
+        )
+    claims = [ledger.claim(owner="w", lease=LEASE, now=time.time()) for _ in range(6)]
+    assert [claim and claim.share for claim in claims] == ["oneoff", *["confirm"] * 5]
+
+
+def test_single_mail_posted_at_the_same_moment_is_counted_to_the_last(store: Config) -> None:
+    from django.db import connections
+
+    from newsletter.store import mailings, models
+
+    def post(kind: str, number: int) -> None:
+        mailings.post(
+            edition(kind="transactional", key=kind),
+            key=f"{kind}:{number}",
+            address=address(number),
+            address_key=b"k%d" % number,
+            slots={"CONFIRM_URL": "https://news.example.org/c/1"},
+            provider="memory",
+        )
+
+    post("confirm", 0)
+
+    def several(first: int) -> None:
+        try:
+            for number in range(first, first + 15):
+                post("confirm", number)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=several, args=(first,)) for first in (100, 200, 300, 400)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert models.Mailing.objects.get().audience == models.Delivery.objects.count() == 61
+
+
 def test_one_off_mail_whose_answer_was_lost_is_sent_again_by_a_living_worker_too(store: Config) -> None:
     from newsletter.store import ledger, mailings, models
 

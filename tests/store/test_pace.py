@@ -6,6 +6,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -303,7 +304,7 @@ def test_issues_leave_a_tenth_to_single_mail_which_may_take_all(store: Config) -
     way, pace_ = new_way(), Pace(per_day=300)
     assert take(way, pace_, MANY, NOON) == 270
     reason = room(way, pace_, NOON)
-    assert reason.why == "the cap of 300 a day, 30 of them kept for single mail"
+    assert reason.why == "the cap of 300 a day (30 of them kept for single mail)"
     assert take(way, pace_, MANY, NOON, "oneoff") == 30
     other = new_way()
     assert take(other, pace_, MANY, NOON, "oneoff") == 300
@@ -585,6 +586,27 @@ def test_workers_that_take_and_give_back_in_one_transaction_do_not_wait_for_each
 
     at_once(*[work] * 4)
     assert sum(held) == spent(way, NOON)["hour"] <= 50
+
+
+def test_workers_that_change_from_one_way_to_the_other_and_back_do_not_wait_for_each_other(store: Config) -> None:
+    from django.db import connection, transaction
+
+    from newsletter.store import pace
+
+    first, second = new_way(), new_way()
+    pace_ = Pace(per_hour=50, oneoff=0)
+    both = threading.Barrier(2)
+
+    def change(before: int, after: int) -> None:
+        take(before, pace_, 10, NOON)
+        with transaction.atomic(), connection.cursor() as cursor:
+            pace.give_back(cursor, before, pace_, "issue", 10, taken_at=NOON, now=NOON, then=after)
+            with suppress(threading.BrokenBarrierError):  # whoever waits for the other's lock does not come
+                both.wait(1)
+            pace.take(cursor, after, pace_, "issue", 5, NOON)
+
+    at_once(lambda: change(first, second), lambda: change(second, first))
+    assert [spent(way, NOON)["hour"] for way in (first, second)] == [5, 5]
 
 
 def test_workers_that_name_a_new_way_out_at_once_make_one_row(store: Config) -> None:
