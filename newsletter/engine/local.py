@@ -60,11 +60,11 @@ class EveryDuty:
 
     def __call__(self) -> bool:
         config, shift = self._config, self._shift
+        duties.pause_forsaken(config, shift.store)  # first: in an old copy of the database nothing must begin
         duties.begin_scheduled(config)
         more = duties.write_down_recipients(config, seconds=self._seconds)
         duties.reap(config, shift.keyring, shift.store)
         duties.finish()
-        duties.pause_forsaken(config, shift.store)
         if time.monotonic() - self._tidied > HOUSEKEEPING:
             duties.forget_workers()
             duties.forget_spending()

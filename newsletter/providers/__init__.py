@@ -32,7 +32,7 @@ class Provider(Protocol):
     `send` gives one outcome per recipient, in their order. For the whole chunk it raises `ProviderDown` (nothing left,
     or sending again does no harm), `ProviderRejected` (a human must act) or `ProviderUnsure` (fate unknown), and
     `InputError` for an edition or a recipient that is made wrongly. What the recorder was told holds even then.
-    It may be called from up to `limits.lanes` threads at once.
+    It may be called from up to `limits.lanes` threads at once, and from one more, which sends single mail only.
 
     A provider that can be tried without sending is `Checkable` as well.
     """

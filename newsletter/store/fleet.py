@@ -27,7 +27,7 @@ def check_in(
     health: Mapping[str, Mapping[str, Any]] | None = None,
     trouble: str = "",
 ) -> None:
-    """A worker's row as it is now. `health`: way out → {"state": ready | down | waits, "why", "until"}."""
+    """A worker's row as it is now. `health`: way out → {"state": ready | down | full, "why", "until"}."""
     row = models.Worker(
         owner=owner,
         engine=engine,

@@ -320,7 +320,7 @@ class Worker(models.Model):
     seen_at = models.FloatField()
     answered = models.BigIntegerField(default=0)  # messages with a definite answer since it began
     per_second = models.FloatField(default=0)
-    health = models.JSONField(default=dict)  # way out → {"state": "ready" | "down" | "waits", "why", "until"}
+    health = models.JSONField(default=dict)  # way out → {"state": "ready" | "down" | "full", "why", "until"}
     trouble = models.TextField(default="")  # what last went wrong with the ledger or the disk; never an address
 
     class Meta:

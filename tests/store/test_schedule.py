@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from audience import add_people, editions
+from audience import add_people, as_ways, editions
 from newsletter import moments
 from newsletter.config import Config
 from newsletter.errors import LedgerError
@@ -167,6 +167,22 @@ def test_a_segment_counts_its_days_from_the_moment(store: Config) -> None:
     while duties.write_down_recipients(store):
         pass
     assert sorted(models.Delivery.objects.values_list("subscriber_id", flat=True)) == [1, 3]
+
+
+def test_nothing_begins_in_a_database_that_was_replaced_by_an_older_copy_under_a_running_worker(store: Config) -> None:
+    from newsletter.dispatch import _remember
+    from newsletter.engine.local import EveryDuty, Shift
+    from newsletter.providers.memory import Memory
+    from newsletter.store import mailings, models
+
+    shift = Shift(store, as_ways(Memory(), "memory"), engine="local")  # it looked after the database, then this happens
+    moment = datetime.now(UTC) - timedelta(seconds=1)
+    mailing = schedule(store, Schedule(send_at=moment, zone="UTC", home_at=moment))
+    store.recorders.mkdir(parents=True, exist_ok=True)
+    _remember(store, shift.store, 10**6, 1)
+    EveryDuty(store, shift, seconds=1.0)()
+    assert "older than the last thing that was sent from here" in mailings.find(mailing).reason
+    assert (state(mailing), models.Delivery.objects.count()) == ("paused", 0)
 
 
 def test_of_many_workers_one_lets_it_begin(store: Config) -> None:
