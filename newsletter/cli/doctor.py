@@ -56,11 +56,11 @@ class Part:
 
     @property
     def state(self) -> str:
-        """ "fine", "warning", "error", or "down": it did not answer, or says that it cannot now."""
+        """ "fine", "warning", "error", "down" (it did not answer, or not now), or "unknown": notes say why."""
         severities = {each.severity for each in self.findings}
         if "error" in severities:
             return "down" if self.down else "error"
-        return "warning" if "warning" in severities else "fine"
+        return "warning" if "warning" in severities else "fine" if self.words else "unknown"
 
 
 _PAGES = "pages"  # looked at only where a way out leaves this machine
@@ -121,7 +121,7 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
 
 def _show(part: Part) -> None:
     wrong = [finding for finding in part.findings if finding.severity != "note"]
-    said = [tally(wrong)] if wrong else ["fine"]
+    said = [tally(wrong) if wrong else "fine" if part.words else "not known"]
     said += [part.words] if part.words else []
     click.echo(f"{click.style(part.name, bold=True)}: {': '.join(said)}")
     print_findings(part.findings)
@@ -137,15 +137,14 @@ def _parts(workspace: Path) -> Iterator[Part]:
     yield _examined("configuration", lambda report: _configuration(config, report))
     database = _examined("database", lambda report: _database(config, report))
     yield database
-    known = database.state in ("fine", "warning") and _has_tables(database)
     if _leaves(config):
         _progress(config.base_url)
-        yield _examined(_PAGES, lambda report: _pages(config, report, known=known))
+        yield _examined(_PAGES, lambda report: _pages(config, report, database=database))
     for way in (*config.ways, *config.spare):
         _progress(f"way out {way.name}")
         yield _way_out(config, way)
     yield _examined("dkim", lambda report: _dkim(config, report))
-    yield _examined("caps", lambda report: _caps(config, report, known=known))
+    yield _examined("caps", lambda report: _caps(config, report, known=_readable(database)))
 
 
 def _progress(what: str) -> None:
@@ -263,9 +262,12 @@ def _database(config: Config, report: Report) -> str:
         if missing and config.database_url:
             schema.prepare(config)  # which says what to do, and changes nothing on PostgreSQL
         if not had:
-            message, help = f"{name} is not there yet", "the first command that needs it makes it"
+            message, help = (
+                f"{name} is not there yet",
+                f"the first command that needs it makes it: {command()} mailings",
+            )
             report(_finding(_NO_TABLES, message, help, severity="note"))
-            return "to be made"
+            return _TO_BE_MADE
         if not config.database_url and not all(
             os.access(path, os.W_OK) for path in (config.database, config.database.parent)
         ):
@@ -294,33 +296,36 @@ def _database(config: Config, report: Report) -> str:
 
 
 _NO_TABLES = "no-tables"
+_TO_BE_MADE = "to be made"
 
 
-def _has_tables(database: Part) -> bool:
-    return all(each.code != f"doctor.{_NO_TABLES}" for each in database.findings)
+def _readable(database: Part) -> bool:
+    """Whether the database can be asked for more."""
+    tables = all(each.code != f"doctor.{_NO_TABLES}" for each in database.findings)
+    return tables and database.state in ("fine", "warning")
 
 
 def _waits(row: Any, standing: Any) -> bool:
     return bool(row.kind == "issue" or standing.done < standing.audience)  # single mail is always open
 
 
-def _pages(config: Config, report: Report, *, known: bool) -> str:
+def _pages(config: Config, report: Report, *, database: Part) -> str:
     """Whether links in messages lead back to this workspace."""
-    if not known:
-        message = "whether base_url leads to this workspace was not asked: the database does not tell its id"
-        report(_finding("not-asked", message, "run this again once the database is there", severity="note"))
-        return ""
-    from newsletter.store.schema import store_id
+    message = "whether base_url leads to this workspace was not asked"
+    if any(each.code == "leaving.base-url" for each in check_settings(config)):
+        message, help = f"{message}: nobody else can open it", "mend base_url first"
+    elif not _readable(database):
+        message, help = f"{message}: the database does not tell its id", "run this again once the database is in order"
+    else:
+        from newsletter.store.schema import store_id
 
-    errors = [each for each in check_settings(config) if each.code == "leaving.base-url"]
-    if errors:
-        message = "what answers at base_url was not asked, since nobody else can open it"
-        report(_finding("not-asked", message, "mend base_url first", severity="note"))
-        return ""
-    found = [*check_identity(config, store=store_id(), ask=ask)]
-    for finding in found:
-        report(finding)
-    return "" if found else f"{config.base_url} answers for this workspace"
+        found = [*check_identity(config, store=store_id(), ask=ask)]
+        for finding in found:
+            report(finding)
+        return "" if found else f"{config.base_url} answers for this workspace"
+    made = database.words != _TO_BE_MADE  # else nothing can answer with its id, and nothing leaves without that
+    report(_finding("not-asked", message, help, severity="note" if made else "error"))
+    return ""
 
 
 def _way_out(config: Config, way: Way) -> Part:

@@ -64,7 +64,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
         assert told["ok"] is (code == 0)
         for part in told["parts"]:
             assert set(part) == {"part", "state", "found", "findings"}
-            assert part["state"] in {"fine", "warning", "error", "down"}
+            assert part["state"] in {"fine", "warning", "error", "down", "unknown"}
         for text in (out, described):
             assert PASSWORD not in text
             assert "k" * 40 not in text
@@ -194,7 +194,7 @@ def test_one_part_that_fails_keeps_no_other_from_being_looked_at(store: Config, 
     assert {name: part["state"] for name, part in said.parts.items()} == {
         "configuration": "fine",
         "database": "error",
-        "pages": "fine",  # not asked: the database is not ours
+        "pages": "unknown",  # not asked: the database is not ours
         "way out smtp": "error",
         "way out backup": "error",
         "way out outbox": "warning",
@@ -272,6 +272,11 @@ def test_a_database_that_is_not_there_is_not_made(workspace: Path, say: Say) -> 
     said = say()
     assert said.code == 0
     assert said.codes("database") == {"doctor.no-tables": "note"}
+    assert not (workspace / "subscribers").exists()
+    path = workspace / "newsletter.yaml"
+    path.write_text(f"{path.read_text('utf-8')}provider: sendgrid\n", "utf-8")
+    (workspace / ".env").write_text(f"{secrets}NEWSLETTER_SENDGRID_KEY=\n", "utf-8")
+    assert say().codes("pages") == {"doctor.not-asked": "error"}, "nothing answers with the id of no database"
     assert not (workspace / "subscribers").exists()
 
 
