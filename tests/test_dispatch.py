@@ -140,9 +140,7 @@ def test_a_fault_of_the_provider_itself_pauses_and_the_recorder_tells_what_had_l
 
     mailing = opened(store)
     provider = Memory(faults={3: Fault(at="answered", do=fault)}, limits=Limits(chunk=10, lanes=1))
-    progress = run(
-        store, provider, lambda: mailings.find(mailing).state == "paused" and "sending" not in tally(mailing)
-    )
+    run(store, provider, lambda: mailings.find(mailing).state == "paused" and "sending" not in tally(mailing))
     assert tally(mailing) == {"accepted": 3, "pending": 17}
     assert "nobody foresaw (RuntimeError: nobody thought of <address>); mend it" in mailings.find(mailing).reason
 
