@@ -28,6 +28,7 @@ from newsletter.envelope import Recipient
 from newsletter.errors import Fenced, InputError, ProviderDown, ProviderError, ProviderRejected, ProviderUnsure
 from newsletter.links import Keyring, archive_url
 from newsletter.providers import Outcome, Recorder, WayOut
+from newsletter.providers.smtp_wire import shown
 from newsletter.recorder import Lease
 from newsletter.rendering.edition import Edition
 from newsletter.route import Full, Leg, Route
@@ -162,7 +163,7 @@ class Dispatcher:
                     if self._batch(lane):
                         wait = 0.0
                 except Exception as error:  # the database, the disk: said, and tried again
-                    self.progress.trouble = f"{type(error).__name__}: {error}".strip()
+                    self.progress.trouble = said(error)
                     connection.close()
                     wait = 1.0
                 if wait:
@@ -286,7 +287,7 @@ class Dispatcher:
         except OSError:
             raise  # the disk of the recorder: the next try waits for it
         except Exception as error:
-            _pause(claim.mailing, f"the provider failed in a way that nobody foresaw ({type(error).__name__}: {error})")
+            _pause(claim.mailing, f"the provider failed in a way that nobody foresaw ({said(error)})")
             raise  # the recorder tells what had left
         open_still = recorder.lease.open()
         if open_still and [outcome.key for outcome in outcomes] == [*ids]:  # as a rule: one for each, in their order
@@ -340,6 +341,11 @@ class _Sent:
     paused: str  # why the mailing must wait for a human, or ""
     halt: bool  # take no other chunk of this batch now
     way: Leg  # which they took
+
+
+def said(error: Exception) -> str:
+    """An error in one line, for people, without addresses. Not more of it: PostgreSQL's second line may show a row."""
+    return shown(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
 def _outcomes(error: ProviderError) -> Sequence[Outcome]:

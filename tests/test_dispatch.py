@@ -136,13 +136,13 @@ def test_a_fault_of_the_provider_itself_pauses_and_the_recorder_tells_what_had_l
     from newsletter.store import mailings
 
     def fault() -> None:
-        raise KeyError("nobody thought of it")
+        raise RuntimeError("nobody thought of reader3@example.org\nDETAIL: Key (address)=(reader3@example.org)")
 
     mailing = opened(store)
     provider = Memory(faults={3: Fault(at="answered", do=fault)}, limits=Limits(chunk=10, lanes=1))
     run(store, provider, lambda: mailings.find(mailing).state == "paused" and "sending" not in tally(mailing))
     assert tally(mailing) == {"accepted": 3, "pending": 17}
-    assert "nobody foresaw (KeyError: 'nobody thought of it')" in mailings.find(mailing).reason
+    assert "nobody foresaw (RuntimeError: nobody thought of <address>); mend it" in mailings.find(mailing).reason
 
 
 def test_a_mailing_pauses_by_itself_when_refusals_pass_the_threshold(store: Config) -> None:

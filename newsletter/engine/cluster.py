@@ -22,8 +22,8 @@ from django.db import connection
 
 from newsletter import duties
 from newsletter.config import Config
-from newsletter.dispatch import LEASE, Progress
-from newsletter.engine.local import EveryDuty, Reporter, Shift, away, said
+from newsletter.dispatch import LEASE, Progress, said
+from newsletter.engine.local import EveryDuty, Reporter, Shift, away
 from newsletter.providers import WayOut
 from newsletter.settings import PATIENCE
 from newsletter.store import mailings, queue

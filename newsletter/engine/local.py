@@ -18,7 +18,7 @@ from django.db import InterfaceError, OperationalError, connection
 
 from newsletter import duties
 from newsletter.config import Config
-from newsletter.dispatch import LEASE, Dispatcher, Progress
+from newsletter.dispatch import LEASE, Dispatcher, Progress, said
 from newsletter.providers import WayOut
 from newsletter.store import fleet, keys, schema
 
@@ -202,11 +202,6 @@ def away(error: Exception) -> bool:
 
 
 _STOPPED_TOO_LONG = "25P03"  # PostgreSQL's idle_in_transaction_session_timeout: of a worker that was stopped, say
-
-
-def said(error: Exception) -> str:
-    """An error in one line. Not more of it: PostgreSQL's second line may show a row."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 @contextmanager
