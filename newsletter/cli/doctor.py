@@ -346,9 +346,6 @@ def _try_way(config: Config, way: Way, report: Report) -> str:
         way = replace(way, settings=replace(settings, timeout=min(settings.timeout, SMTP_SECONDS)))
     elif isinstance(settings, Sendgrid | Anymail):
         way = replace(way, settings=replace(settings, timeout=min(settings.timeout, API_SECONDS)))
-    elif way in config.ways and _leaves(config):
-        message = f"{way.name} stands beside ways out that reach people, and what goes there reaches nobody"
-        report(_finding("outbox", message, "take it out of provider and fallback", severity="warning"))
     provider = open_provider(config, way)
     try:
         if isinstance(provider, Checkable):

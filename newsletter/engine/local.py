@@ -102,6 +102,7 @@ class Shift:
     ) -> None:
         self.dispatcher.stop()
         self.wait_for(self.dispatcher.join)
+        self._patiently(duties.finish)  # what the lanes have just brought to its end
         self._patiently(self._word.take_back)
         for way in self._ways:
             way.provider.close()

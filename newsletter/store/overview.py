@@ -198,6 +198,9 @@ def anything_due(now: float, route: str, *, full: Collection[Kind] = ()) -> bool
     if models.Mailing.objects.filter(Q(state="opening") | begins).exists():
         return True
     unfinished = models.Batch.objects.exclude(state="done")
+    # Asked first and last: what is ready may be claimed, and what is claimed be done, between two questions.
+    leased = unfinished.filter(state="leased")
+    held = leased.exists()
     # One query or two for each mailing that is open: what waits is found in the index of ready batches.
     sending = models.Mailing.objects.filter(state="sending")
     for id, kind, provider, name in sending.values_list("pk", "kind", "provider", "name"):
@@ -208,8 +211,7 @@ def anything_due(now: float, route: str, *, full: Collection[Kind] = ()) -> bool
             return True  # it is over, and somebody must say so
     if unfinished.filter(state="ready", mailing__state="cancelled").exists():
         return True
-    # Last, since what was ready a moment ago may have been claimed since.
-    return unfinished.filter(state="leased").exists()
+    return held or leased.exists()
 
 
 @dataclass(frozen=True, kw_only=True)

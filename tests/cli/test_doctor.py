@@ -185,7 +185,7 @@ def test_one_part_that_fails_keeps_no_other_from_being_looked_at(store: Config, 
     remember_keys(store)
     env = store.root / ".env"
     env.write_text(env.read_text("utf-8").replace("p" * 40, "q" * 40), "utf-8")
-    add(store, "provider: smtp\ndkim: {selectors: [gone]}\nfallback: [backup, outbox]")
+    add(store, "provider: smtp\ndkim: {selectors: [gone]}\nfallback: [backup]")
     add(store, f"smtp: {{host: 127.0.0.1, port: {nobody_home()}, pace: {{per_hour: 100}}}}")
     with SmtpServer(MAIL=b"550 5.7.1 go away\r\n") as server:
         add(store, f"providers: {{backup: {{smtp: {{host: 127.0.0.1, port: {server.port}}}}}}}")
@@ -197,7 +197,6 @@ def test_one_part_that_fails_keeps_no_other_from_being_looked_at(store: Config, 
         "pages": "unknown",  # not asked: the database is not ours
         "way out smtp": "error",
         "way out backup": "error",
-        "way out outbox": "warning",
         "dkim": "error",
         "caps": "fine",
     }
@@ -577,16 +576,6 @@ def test_an_outbox_that_cannot_be_written_is_down(store: Config, say: Say) -> No
     said = say()
     assert said.code == 3
     assert said.codes("way out outbox") == {"doctor.way-down": "error"}
-
-
-@one_database
-def test_an_outbox_beside_a_real_way_out_is_a_warning(store: Config, site: dict[str, Any], say: Say) -> None:
-    with SmtpServer() as server:
-        smtp(store, server)
-        add(store, "fallback: [outbox]")
-        said = say()
-    assert said.code == 0
-    assert said.codes("way out outbox") == {"doctor.outbox": "warning"}
 
 
 @one_database
