@@ -332,7 +332,7 @@ def _way_out(config: Config, way: Way) -> Part:
     """What can be learnt of a way out without sending. One that is not in use can only be worth a note."""
     name, spare = f"way out {way.name}", way in config.spare
     where = config.marks.get(way.name) or config.marks.get("providers") or config.marks.get("provider")
-    part = _examined(name, lambda report: _try_way(config, way, report), where=where)
+    part = _examined(name, lambda _: _try_way(config, way), where=where)
     if not spare:
         return part
     message, help = f"{way.name}: neither provider nor fallback names it", "add it to fallback, or remove it"
@@ -340,7 +340,7 @@ def _way_out(config: Config, way: Way) -> Part:
     return replace(part, findings=(unused, *(replace(each, severity="note") for each in part.findings)), down=False)
 
 
-def _try_way(config: Config, way: Way, report: Report) -> str:
+def _try_way(config: Config, way: Way) -> str:
     settings = way.settings
     if isinstance(settings, Smtp):
         way = replace(way, settings=replace(settings, timeout=min(settings.timeout, SMTP_SECONDS)))
