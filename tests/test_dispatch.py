@@ -165,7 +165,8 @@ def test_a_stop_finishes_what_is_in_hand_and_leaves_no_doubt(store: Config) -> N
         schema.prepare(store)
     mailing = opened(store, 100)
     stop = threading.Event()
-    provider = Memory(faults={10: Fault(at="taken", do=stop.set)}, limits=Limits(chunk=50, lanes=1))
+    slowly: dict[str | int, Fault] = {n: Fault(at="before", do=lambda: time.sleep(0.02)) for n in range(11, 101)}
+    provider = Memory(faults=slowly | {10: Fault(at="taken", do=stop.set)}, limits=Limits(chunk=50, lanes=1))
     local.run(store, as_ways(provider, "memory"), stop=stop)
     counts = tally(mailing)
     assert set(counts) == {"accepted", "pending"}
