@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -236,6 +237,40 @@ DKIM = Shape(
     ),
 )
 
+WEB = Shape(
+    name="web",
+    fields=(
+        Field(
+            name="proxies",
+            kind="string",
+            many=True,
+            default=("127.0.0.0/8", "::1"),
+            help="The networks of your reverse proxies: what they say of a visitor's address (X-Forwarded-For) is "
+            "believed.",
+            example="proxies: [10.0.0.0/8]",
+        ),
+        Field(
+            name="per_network",
+            kind="integer",
+            default=20,
+            help="After so many sign-ups within an hour from one network (an IPv4 /24, an IPv6 /48), a further one "
+            "has to bring a proof of work, which a browser makes by itself, or waits. Ten times as many are refused.",
+        ),
+        Field(
+            name="per_minute",
+            kind="integer",
+            default=60,
+            help="The same for all sign-ups together, within a minute.",
+        ),
+        Field(
+            name="delay",
+            kind="integer",
+            default=600,
+            help="So many seconds waits a confirmation mail that the rate of sign-ups holds back.",
+        ),
+    ),
+)
+
 CONFIG = Shape(
     name="configuration",
     fields=(
@@ -374,6 +409,12 @@ CONFIG = Shape(
             "number of machines share it (PostgreSQL only, `pip install 'newsletter[postgres]'`).",
         ),
         Field(
+            name="web",
+            kind=WEB,
+            help="The pages for members: `newsletter serve`.",
+            example="web: {per_network: 50}",
+        ),
+        Field(
             name="recorders",
             kind="string",
             default="subscribers/recorders",
@@ -506,6 +547,14 @@ class Dkim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Web:
+    proxies: tuple[str, ...] = ("127.0.0.0/8", "::1")  # networks
+    per_network: int = 20  # sign-ups an hour
+    per_minute: int = 60  # sign-ups
+    delay: int = 600  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Way:
     """A way out: its name in newsletter.yaml, and the settings of its kind; the path of an outbox."""
 
@@ -539,6 +588,7 @@ class Config:
     spare: tuple[Way, ...] = ()  # those that newsletter.yaml sets up and neither `provider` nor `fallback` names
     smtp: Smtp | None = None
     dkim: Dkim | None = None
+    web: Web = Web()
     engine: Literal["local", "cluster"] = "local"
     recorders: Path = Path("subscribers/recorders")
     grace: int = 3600  # seconds
@@ -678,6 +728,7 @@ def _config(
         spare=tuple(ways[name] for name in set_up if name not in taken),
         smtp=_smtp(values["smtp"].values, variables, "SMTP") if values["smtp"] else None,
         dkim=Dkim(**dkim.values, keys=root / "subscribers" / "dkim") if dkim else None,
+        web=Web(**values["web"].values) if values["web"] else Web(),
         engine=values["engine"],
         recorders=root / values["recorders"],
         grace=values["grace"],
@@ -816,6 +867,7 @@ _RANGES = {
     "anymail": (("connections", 1, 100), ("timeout", 1, 3600)),
     "pace": (("oneoff", 0, 90),),
     "warm_up": (("first_day", 1, 10**9), ("growth", 1, 1000), ("days", 1, 365)),
+    "web": (("per_network", 1, 10**9), ("per_minute", 1, 10**9), ("delay", 0, 86400)),
 }
 
 
@@ -860,6 +912,14 @@ def _check_ways_out(values: Mapping[str, Any], marks: Mapping[str, Where], readi
         reading.report(
             "value", marks["fallback"], "fallback: too many ways out", "give them shorter names, or leave some out"
         )
+    _check_ranges(values["web"], "web", "web", reading)
+    for network in values["web"]["proxies"] if values["web"] else ():
+        try:
+            ip_network(network)
+        except ValueError:
+            where = values["web"].marks.get("proxies", values["web"].where)
+            message = f"web.proxies: {_quoted(network)} is no network"
+            reading.report("value", where, message, "write an address or a network: 10.0.0.7, 10.0.0.0/8")
     for name in ("grace", "retention"):
         if values[name] < 0:
             reading.report("value", marks[name], f"{name}: less than nothing", "write 0 or a larger number")

@@ -126,6 +126,22 @@ def urls(base_url: str, keyring: Keyring, *, delivery: int, language: str, issue
     }
 
 
+PATHS = {
+    "unsubscribe": "u",  # a delivery; for ever
+    "preferences": "p",  # a delivery; for ever
+    "confirm": "c",  # a wish; 7 days
+    "manage": "m",  # a wish; 30 minutes
+    "address": "a",  # a wish; a day
+    "view": "v",  # a frozen edition that is not public; for ever
+}
+"""The purposes whose tokens stand in an address of the pages, the path that each has, and whose row id it carries."""
+
+
+def personal_url(base_url: str, keyring: Keyring, purpose: str, id: int) -> str:
+    """The page that a personal link of this purpose opens."""
+    return f"{base_url.rstrip('/')}/{PATHS[purpose]}/{keyring.token(purpose, id)}"
+
+
 def archive_url(base_url: str, *, language: str, issue: str) -> str:
     """The public page of an issue in one language."""
     return f"{base_url.rstrip('/')}/archive/{quote(language, safe='')}/{quote(issue, safe='')}/"

@@ -36,7 +36,17 @@ def configure(config: Config) -> None:
             DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
             USE_TZ=True,
             TIME_ZONE="UTC",
-            SECRET_KEY="not used",  # noqa: S106
+            SECRET_KEY="not used",  # noqa: S106 - links are signed by newsletter/links.py, and visitors have no cookie
+            ROOT_URLCONF="newsletter.web.urls",
+            ALLOWED_HOSTS=["*"],  # no address is ever made from the Host header (newsletter/web/door.py)
+            APPEND_SLASH=False,
+            DEFAULT_CHARSET="utf-8",
+            DATA_UPLOAD_MAX_MEMORY_SIZE=64 * 1024,  # octets of a form
+            DATA_UPLOAD_MAX_NUMBER_FIELDS=100,
+            FILE_UPLOAD_HANDLERS=[],
+            USE_I18N=False,
+            LOGGING_CONFIG=None,
+            DEBUG_PROPAGATE_EXCEPTIONS=True,  # to the door, which knows what may be logged
         )
         django.setup()
     elif {"default": database} != settings.DATABASES:
@@ -52,6 +62,7 @@ def _sqlite(config: Config) -> dict[str, object]:
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": str(config.database.absolute()),
+        "CONN_MAX_AGE": None,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
             "timeout": 30,
@@ -74,5 +85,6 @@ def _postgresql(url: str) -> dict[str, object]:
         "HOST": unquote(parts.hostname or ""),
         "PORT": str(parts.port or ""),
         "OPTIONS": {**PATIENCE, **options},
+        "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": False,
     }

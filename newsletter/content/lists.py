@@ -36,6 +36,13 @@ LIST = Shape(
             default=True,
             help="Whether a sign-up counts only once it was confirmed by mail.",
         ),
+        Field(
+            name="private",
+            kind="boolean",
+            default=False,
+            help="Whether only you put people on it: it is not offered on the pages, and its issues are not in the "
+            "public archive.",
+        ),
     ),
 )
 
@@ -179,7 +186,8 @@ class List:
     id: str
     name: Text
     description: Text
-    double_opt_in: bool
+    double_opt_in: bool = True
+    private: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +205,7 @@ def load_lists(config: Config) -> Lists:
     Raises `ConfigError` with every problem of the file.
     """
     if not config.lists.exists():
-        only = List(id=config.list, name=config.title, description={}, double_opt_in=True)
+        only = List(id=config.list, name=config.title, description={})
         return Lists(lists={only.id: only}, segments={})
     name = config.shown(config.lists)
     text, findings = read_text(config.lists, name=name, family="lists")

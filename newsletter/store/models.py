@@ -22,6 +22,8 @@ MAILING_STATES = ("scheduled", "opening", "sending", "paused", "cancelled", "fin
 BATCH_STATES = ("ready", "leased", "done")
 DELIVERY_STATES = ("pending", "sending", "accepted", "refused", "in_doubt", "skipped")
 FATES = ("delivered", "bounced", "complained")
+WISH_KINDS = ("signup", "link", "address")
+WISH_STATES = ("waiting", "mailed", "granted", "dropped")
 
 
 def _words(name: str, column: str, words: tuple[str, ...]) -> models.CheckConstraint:
@@ -50,6 +52,8 @@ class Subscriber(models.Model):
     language = models.CharField(max_length=35, default="")  # "": the default language of the workspace
     attributes = models.JSONField(default=dict)  # flat: name → string, number, boolean
     created_at = models.DateTimeField()
+    paused_until = models.FloatField(null=True)  # Unix seconds: no issue before then
+    tracking = models.BooleanField(null=True)  # whether opens and clicks may be counted; None: was never asked
 
     class Meta:
         db_table = "subscriber"
@@ -90,7 +94,7 @@ class Consent(models.Model):
     id = models.BigAutoField(primary_key=True)
     subscriber = models.ForeignKey(Subscriber, models.CASCADE, null=True, related_name="consents")
     list = models.ForeignKey(List, models.PROTECT, null=True, db_index=False)
-    kind = models.CharField(max_length=20)  # import, add, signup, confirm, unsubscribe, undo
+    kind = models.CharField(max_length=20)  # import, add, signup, confirm, unsubscribe, undo, tracking, address
     text = models.TextField(default="")  # the exact words that the person saw, or what the import states
     text_version = models.CharField(max_length=64, default="")
     language = models.CharField(max_length=35, default="")
@@ -130,6 +134,80 @@ class Suppression(models.Model):
     class Meta:
         db_table = "suppression"
         constraints: ClassVar = [_words("suppression_reason", "reason", SUPPRESSION_REASONS)]
+
+
+class Wish(models.Model):
+    """What somebody asked for at the pages, and a mail has to answer: to be signed up, a link, another address.
+
+    The page writes one row, the same for a known, a new and a suppressed address, and answers. A duty does what differs
+    (`waiting` → `mailed`, or `dropped` with the reason). The link of its mail carries the row's id, and whoever follows
+    it has the wish `granted`. Times are Unix seconds.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=7)
+    state = models.CharField(max_length=7, default="waiting")
+    subscriber = models.ForeignKey(
+        Subscriber, models.CASCADE, null=True, db_index=False, db_constraint=False, related_name="wishes"
+    )
+    address = models.TextField()  # as typed; emptied once granted or dropped
+    address_key = models.BinaryField(max_length=KEY_LENGTH)
+    name = models.TextField(default="")
+    language = models.CharField(max_length=35, default="")  # that of the page, and so of the mail
+    lists = models.JSONField(default=list)  # ids in lists.yaml
+    text = models.TextField(default="")  # the exact words of consent that the person saw
+    text_version = models.CharField(max_length=64, default="")
+    how = models.CharField(max_length=20)  # page, form (on another site), preferences
+    network = models.CharField(max_length=43, default="")  # "203.0.113.0/24": where it came from, no nearer than that
+    proof = models.BinaryField(max_length=KEY_LENGTH, null=True, unique=True)  # the proof of work, which counts once
+    reason = models.CharField(max_length=100, default="")  # why it was dropped
+    at = models.FloatField()
+    not_before = models.FloatField()  # a delayed one waits until then
+    mailed_at = models.FloatField(null=True)
+    granted_at = models.FloatField(null=True)
+
+    class Meta:
+        db_table = "wish"
+        constraints: ClassVar = [_words("wish_kind", "kind", WISH_KINDS), _words("wish_state", "state", WISH_STATES)]
+        indexes: ClassVar = [
+            models.Index(fields=("not_before",), name="wish_waiting", condition=models.Q(state="waiting")),
+            models.Index(fields=("address_key",), name="wish_of_address"),
+            models.Index(
+                fields=("subscriber",), name="wish_of_subscriber", condition=models.Q(subscriber__isnull=False)
+            ),
+            models.Index(fields=("at",), name="wish_at"),
+        ]
+
+
+class Allowance(models.Model):
+    """How many mails of a kind the pages have caused to one mailbox, whoever asked for them.
+
+    The key is like an address_key, but of the address without its dots and what follows a plus (store/wishes.py).
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    key = models.BinaryField(max_length=KEY_LENGTH)
+    kind = models.CharField(max_length=7)  # as in `Wish`
+    total = models.IntegerField(default=0)  # in all, or since the last one that was answered
+    today = models.IntegerField(default=0)  # within 24 hours of `since`
+    since = models.FloatField()
+
+    class Meta:
+        db_table = "allowance"
+        constraints: ClassVar = [models.UniqueConstraint(fields=("key", "kind"), name="allowance_once")]
+
+
+class Rate(models.Model):
+    """How often something was asked of the pages in one slot of time, over all server processes."""
+
+    id = models.BigAutoField(primary_key=True)
+    scope = models.CharField(max_length=60)  # "signup", "signup 203.0.113.0/24"
+    slot = models.BigIntegerField()  # Unix seconds ÷ the length of a slot
+    count = models.IntegerField()
+
+    class Meta:
+        db_table = "rate"
+        constraints: ClassVar = [models.UniqueConstraint(fields=("scope", "slot"), name="rate_once")]
 
 
 class Round(models.Model):
