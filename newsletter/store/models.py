@@ -165,12 +165,14 @@ class Wish(models.Model):
     not_before = models.FloatField()  # a delayed one waits until then
     mailed_at = models.FloatField(null=True)
     granted_at = models.FloatField(null=True)
+    welcome_due = models.BooleanField(default=False)  # granted, and the list's welcome has not been posted yet
 
     class Meta:
         db_table = "wish"
         constraints: ClassVar = [_words("wish_kind", "kind", WISH_KINDS), _words("wish_state", "state", WISH_STATES)]
         indexes: ClassVar = [
             models.Index(fields=("not_before",), name="wish_waiting", condition=models.Q(state="waiting")),
+            models.Index(fields=("granted_at",), name="wish_welcome", condition=models.Q(welcome_due=True)),
             models.Index(fields=("address_key",), name="wish_of_address"),
             models.Index(
                 fields=("subscriber",), name="wish_of_subscriber", condition=models.Q(subscriber__isnull=False)
