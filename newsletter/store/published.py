@@ -1,7 +1,7 @@
 """What of all that was sent is public: which issues, in which languages, since when; their editions and pictures.
 
-An issue is public once a mailing of it has begun that is not private: neither the issue's file nor its list said so when
-the mailing was opened, and the list is not private now. Of one that was cancelled somebody must have it. In each
+An issue is public once a mailing of it has begun that is not private: neither the issue's file nor its list said so
+when the mailing was opened, and the list is not private now. Of one that was cancelled somebody must have it. In each
 language the edition of the newest such mailing counts. Single mail, tests among it, is never public.
 """
 
@@ -108,11 +108,8 @@ def _public(private_lists: Collection[str]) -> tuple[str, Sequence[str]]:
         lists = f" AND m.list_id NOT IN (SELECT l.id FROM list l WHERE l.name IN ({marks}))"
     # Whoever was answered for and not refused has it.
     reached = "EXISTS (SELECT 1 FROM batch b WHERE b.mailing_id = m.id AND b.answered > b.refused)"
-    return (
-        "m.kind = 'issue' AND NOT m.private AND m.opened_at IS NOT NULL"
-        f" AND (m.state <> 'cancelled' OR {reached}){lists}",
-        tuple(private_lists),
-    )
+    begun = f"m.opened_at IS NOT NULL AND (m.state <> 'cancelled' OR {reached})"
+    return f"m.kind = 'issue' AND NOT m.private AND {begun}{lists}", tuple(private_lists)
 
 
 def _moment(value: Any) -> datetime:

@@ -136,7 +136,7 @@ def issue_page(press: Press, public: Public, row: Published, edition: Edition) -
     here = issue_path(row)
     earlier, later = public.neighbours(row)
     read_cards(press, [each for each in (earlier, later) if each])
-    others = [each for each in public.by_issue[row.issue].values()]
+    others = list(public.by_issue[row.issue].values())
     picture = first_picture(edition)
     frame = _Frame(
         languages=[(each.language, press.link(here, issue_path(each))) for each in others],
@@ -225,8 +225,8 @@ def _bar_tongue(words: Words, language: str) -> Markup:
 
 
 def neutral(press: Press, edition: Edition, link: Callable[[str], str], *, view: str, html: str = "") -> str:
-    """The edition's HTML, or this part of it, for everybody: nobody's name or address in it, what was a personal link leads to the page that
-    asks for one, pictures and places in the page itself are found wherever the page stands."""
+    """The edition's HTML, or this part of it, for everybody: nobody's name or address in it, what was a personal link
+    leads to the page that asks for one, pictures and places in the page itself are found wherever the page stands."""
     html = _NAMELESS.sub("", html or edition.html)
     names = {image.name for image in edition.images}
 

@@ -1,9 +1,9 @@
 """What lies ready to be handed out as bytes, without Django: style, logo, files of static/, and the archive's pages.
 
-An archive's page is made once, by Django (archive.py), and put here; from then on it is one look into a dictionary. What
-it was made from is looked at again every two seconds, by whichever request comes then. When that has changed a page
-is made anew, and handed out as it was to whoever asks meanwhile. When the database does not answer, what lies here is
-still handed out: an old page is better than none.
+An archive's page is made once, by Django (archive.py), and put here; from then on it is one look into a dictionary.
+What it was made from is looked at again every two seconds, by whichever request comes then. When that has changed a
+page is made anew, and handed out as it was to whoever asks meanwhile. When the database does not answer, what lies here
+is still handed out: an old page is better than none.
 """
 
 from __future__ import annotations
@@ -149,10 +149,10 @@ class Shelf:
             if shelved is None:
                 return None
             now = time.monotonic()
-            if shelved.made_from is not None and shelved.made_from is not self.public():
-                if now > shelved.making_until:
-                    shelved.making_until = now + MAKING
-                    return None
+            old = shelved.made_from is not None and shelved.made_from is not self.public()
+            if old and now > shelved.making_until:
+                shelved.making_until = now + MAKING
+                return None
             shelved.used = now
         return shelved.fitting(environ)
 
