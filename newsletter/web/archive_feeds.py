@@ -143,7 +143,7 @@ def _tag(press: Press, row: Published) -> str:
 
 _BLOCKS = {"blockquote", "br", "h2", "h3", "h4", "hr", "li", "ol", "p", "pre", "ul"}
 _TAGS = _BLOCKS | {"a", "b", "code", "del", "em", "i", "img", "s", "strong", "sub", "sup"}
-_ATTRIBUTES = {"a": {"href", "title"}, "img": {"src", "alt", "width", "height"}, "*": {"lang", "dir"}}
+_ATTRIBUTES = {"a": {"href", "title"}, "img": {"src", "alt", "width"}, "*": {"lang", "dir"}}
 _FURNITURE = {"edge", "bar", "dateline"}  # of the sample's templates: masthead, foot, the line with number and date
 _SLOT = re.compile(r"@@[A-Z_]+_URL@@")
 
@@ -173,7 +173,7 @@ def _content(press: Press, row: Published, edition: Edition) -> str:
         press, edition, lambda path: press.base_url + path, view=press.base_url + issue_path(row), html=text
     )
     clean = nh3.clean(plain, tags=_TAGS, attributes=_ATTRIBUTES, url_schemes={"http", "https", "mailto"}, link_rel=None)
-    return _printable("\n".join(line for each in clean.split("\n") if (line := each.strip())))
+    return _printable(re.sub(r"(?<=>)\s+(?=<)", " ", clean).strip())
 
 
 def _drop(element: etree._Element) -> None:
