@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,10 +61,7 @@ def archive(ctx: click.Context, *, out: Path, base_url: str) -> None:
     run = _Run(out=out, config=config, before=before)
     names = {piece.name for piece in made.pieces}
     run.claim(names)
-    # click's types lose what is in the bar
-    bar = click.progressbar(made.pieces, label="pages", file=click.get_text_stream("stderr"))
-    with bar as pieces:
-        run.write(pieces)
+    run.write(_told(made.pieces))
     run.write(made.pictures())
     removed = run.finish()
     click.echo(
@@ -72,6 +71,22 @@ def archive(ctx: click.Context, *, out: Path, base_url: str) -> None:
     if not made.issues:
         click.echo(f"Nothing public has been sent yet. Next: {command()} send ISSUE, then this once more.")
     click.echo(f"Open {config.shown(out / 'index.html')} in a browser, or copy the folder to {base_url}/")
+
+
+def _told(pieces: Sequence[Piece]) -> Iterable[Piece]:
+    """The pieces one by one, telling how far it is: a bar on a terminal, a line every ten seconds in a pipe."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(pieces, "pages", console=Console(stderr=True), transient=True)
+        return
+    told = time.monotonic()
+    for count, piece in enumerate(pieces):
+        if time.monotonic() - told >= 10:
+            told = time.monotonic()
+            click.echo(f"{count:,} of {len(pieces):,} pages", err=True)
+        yield piece
 
 
 def _checked(base_url: str) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
-from newsletter.rendering.edition import Edition
 from newsletter.store.published import Published, load_edition, load_image, published
 from newsletter.web.archive_feeds import atom, json_feed, sitemap, sitemap_count
 from newsletter.web.archive_pages import (
