@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -449,10 +450,19 @@ def _show_person(person: Subscriber, known: Profile) -> None:
         "known since": _time(person.created_at),
         "tags": ", ".join(map(_plain, known.tags)),
         "attributes": ", ".join(f"{_plain(name)}: {_value(value)}" for name, value in person.attributes.items()),
+        "issues": _paused(person),
     }
     for label, text in rows.items():
         if text:
             click.echo(f"  {label:<12} {text}")
+
+
+def _paused(person: Subscriber) -> str:
+    """ "paused until 2026-12-24"; "" for somebody who has not paused, or no longer."""
+    from newsletter.store.ledger import paused_words
+
+    until = person.paused_until or 0.0
+    return paused_words(until) if until > time.time() else ""
 
 
 def _show_lists(config: Config, person: Subscriber, known: Profile) -> None:
@@ -514,6 +524,14 @@ _KINDS = {
     "confirm": "confirmed by the person",
     "unsubscribe": "unsubscribed",
     "undo": "took the unsubscription back",
+    "reason": "said why",
+}
+_REASONS = {
+    "too_many": "too many mails",
+    "not_expected": "not what they expected",
+    "no_interest": "no longer interested",
+    "never_signed_up": "never signed up",
+    "other": "something else",
 }
 
 
@@ -523,6 +541,9 @@ def _consent(event: Consent) -> str:
     words += [_plain(event.how)] if event.how else []
     words += [f"text version {_plain(event.text_version)}"] if event.text_version else []
     words += [f"in {event.language}"] if event.language and event.text else []
+    if event.kind == "reason":
+        chosen, own = event.evidence.get("reason", ""), event.evidence.get("words", "")
+        words += [_REASONS.get(chosen, _plain(chosen)) + (f": “{_plain(own)}”" if own else "")]
     return ", ".join(words) + (f": “{_plain(event.text)}”" if event.text else "")
 
 
@@ -604,6 +625,7 @@ def _as_json(address: str, known: Profile, ways: Mapping[int, str]) -> dict[str,
             "tags": list(known.tags),
             "attributes": person.attributes,
             "created_at": person.created_at.isoformat(),
+            "paused_until": person.paused_until and datetime.fromtimestamp(person.paused_until, UTC).isoformat(),
         },
         "suppression": suppression
         and {"reason": suppression.reason, "note": suppression.note, "at": suppression.at.isoformat()},
