@@ -86,11 +86,7 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def sqlite(request: pytest.FixtureRequest, store: Config) -> Config:
-    if store.database_url:
-        pytest.skip("the same on both databases")
-    return store
+on_sqlite = pytest.mark.parametrize("store", ["sqlite"], indirect=True)  # what is the same on both databases
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -103,10 +99,11 @@ def test_it_serves_until_a_signal_and_leaves_no_process(store: Config, number: i
         assert "Traceback" not in server.said()
 
 
-def test_ctrl_c_of_a_terminal_reaches_the_whole_group_and_is_no_error(sqlite: Config) -> None:
+@on_sqlite
+def test_ctrl_c_of_a_terminal_reaches_the_whole_group_and_is_no_error(store: Config) -> None:
     with ExitStack() as stack:
         output = stack.enter_context(Path("said.txt").open("w+b"))
-        line = [sys.executable, "-m", "newsletter", "-w", str(sqlite.root), "serve", "--port", "0"]
+        line = [sys.executable, "-m", "newsletter", "-w", str(store.root), "serve", "--port", "0"]
         process = subprocess.Popen(
             line, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=output, stderr=output, process_group=0
         )
@@ -115,7 +112,7 @@ def test_ctrl_c_of_a_terminal_reaches_the_whole_group_and_is_no_error(sqlite: Co
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(PATIENCE) == 0
     assert "Traceback" not in Path("said.txt").read_text()
-    assert processes(sqlite) == {}
+    assert processes(store) == {}
 
 
 def test_a_worker_runs_beside_it_on_sqlite_and_where_one_is_asked_for(store: Config) -> None:
@@ -136,38 +133,42 @@ def test_the_worker_can_be_asked_for_and_declined(store: Config) -> None:
         until(lambda: by_kind(store)["worker"])
 
 
-def test_when_it_is_killed_its_processes_end_too(sqlite: Config) -> None:
-    with served(sqlite, processes=2, stopped=True) as server:
-        until(lambda: len(processes(sqlite)) == 4)
+@on_sqlite
+def test_when_it_is_killed_its_processes_end_too(store: Config) -> None:
+    with served(store, processes=2, stopped=True) as server:
+        until(lambda: len(processes(store)) == 4)
         until(lambda: " worker on " in server.said())
         server.process.kill()
         server.process.wait()
-        until(lambda: not processes(sqlite))
+        until(lambda: not processes(store))
         assert "Traceback" not in server.said()
 
 
-def test_a_process_that_died_is_replaced_and_nobody_is_turned_away(sqlite: Config) -> None:
-    with served(sqlite, processes=1) as server:
+@on_sqlite
+def test_a_process_that_died_is_replaced_and_nobody_is_turned_away(store: Config) -> None:
+    with served(store, processes=1) as server:
         for times in range(1, 3):  # the second time with a pause, since it did not live long
-            (died,) = by_kind(sqlite)["server"]
+            (died,) = by_kind(store)["server"]
             os.kill(died, signal.SIGKILL)
             until(lambda times=times: server.said().count("a server process has died") == times)  # type: ignore[misc]
             assert get(f"{server.url}/health") == (200, "ok\n")
-            assert died not in processes(sqlite)
+            assert died not in processes(store)
 
 
-def test_a_worker_that_died_is_replaced(sqlite: Config) -> None:
-    with served(sqlite) as server:
+@on_sqlite
+def test_a_worker_that_died_is_replaced(store: Config) -> None:
+    with served(store) as server:
         until(lambda: " worker on " in server.said())
-        (died,) = by_kind(sqlite)["worker"]
+        (died,) = by_kind(store)["worker"]
         os.kill(died, signal.SIGKILL)
         until(lambda: server.said().count(" worker on ") == 2)
         assert "the worker ended (exit code -9); starting it again in 1 s" in server.said()
 
 
+@on_sqlite
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3, 0.4, None, 0.5, 0.7])
-def test_a_signal_in_the_middle_of_its_start_ends_it_whole(sqlite: Config, moment: float | None) -> None:
-    line = [sys.executable, "-m", "newsletter", "-w", str(sqlite.root), "serve", "--port", "0", "--processes", "3"]
+def test_a_signal_in_the_middle_of_its_start_ends_it_whole(store: Config, moment: float | None) -> None:
+    line = [sys.executable, "-m", "newsletter", "-w", str(store.root), "serve", "--port", "0", "--processes", "3"]
     process = subprocess.Popen(
         line, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -183,31 +184,35 @@ def test_a_signal_in_the_middle_of_its_start_ends_it_whole(sqlite: Config, momen
     assert code in (0, -signal.SIGTERM)  # the latter before Python has come to our code
     assert code == 0 or not said
     assert "Traceback" not in said
-    assert processes(sqlite) == {}
+    assert processes(store) == {}
 
 
-def test_a_taken_port_is_said(sqlite: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    with served(sqlite, worker=False) as server:
+@on_sqlite
+def test_a_taken_port_is_said(store: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    with served(store, worker=False) as server:
         port = server.url.rpartition(":")[2]
         assert run(["serve", "--port", port]) == 1
     assert f"port {port} at 127.0.0.1 is taken by another program" in capsys.readouterr().err
 
 
+@on_sqlite
 @pytest.mark.parametrize("host", ["news.invalid", "192.0.2.1"])
-def test_an_address_of_another_machine_is_said(sqlite: Config, capsys: pytest.CaptureFixture[str], host: str) -> None:
+def test_an_address_of_another_machine_is_said(store: Config, capsys: pytest.CaptureFixture[str], host: str) -> None:
     assert run(["serve", "--host", host, "--port", "0"]) == 1
     assert f"--host {host}: no such address on this machine" in capsys.readouterr().err
 
 
-def test_the_inbox_is_for_this_machine_only(sqlite: Config, capsys: pytest.CaptureFixture[str]) -> None:
+@on_sqlite
+def test_the_inbox_is_for_this_machine_only(store: Config, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve", "--inbox", "--host", "0.0.0.0"]) == 2
     assert "--inbox shows mail to whoever asks" in capsys.readouterr().err
 
 
+@on_sqlite
 def test_what_is_wrong_with_the_workspace_is_said_before_anything_starts(
-    sqlite: Config, capsys: pytest.CaptureFixture[str]
+    store: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (sqlite.root / "subscribers" / "lists.yaml").write_text("lists: [{id: weekly, nmae: Weekly}]\n", "utf-8")
+    (store.root / "subscribers" / "lists.yaml").write_text("lists: [{id: weekly, nmae: Weekly}]\n", "utf-8")
     assert run(["serve", "--port", "0"]) == 1
     said = capsys.readouterr()
     assert "lists.yaml:1" in said.err
@@ -232,10 +237,11 @@ def test_a_database_that_is_down_is_exit_code_3(store: Config, capsys: pytest.Ca
     assert run(["serve", "--port", "0"]) == 3
 
 
-def test_it_answers_below_the_path_of_base_url(sqlite: Config) -> None:
-    path = sqlite.root / "newsletter.yaml"
+@on_sqlite
+def test_it_answers_below_the_path_of_base_url(store: Config) -> None:
+    path = store.root / "newsletter.yaml"
     path.write_text(path.read_text("utf-8").replace("news.example.org", "example.org/news"), "utf-8")
-    with served(sqlite, worker=False) as server:
+    with served(store, worker=False) as server:
         assert f"{server.url}/news/ (" in server.said()
         assert get(f"{server.url}/news/health") == (200, "ok\n")
         assert get(f"{server.url}/health")[0] == 404
@@ -251,8 +257,9 @@ HEADS = {
 }
 
 
-def test_slow_clients_keep_nobody_waiting_and_are_sent_away(sqlite: Config) -> None:
-    with served(sqlite, worker=False, arguments=("--threads", "2")) as server, ExitStack() as stack:
+@on_sqlite
+def test_slow_clients_keep_nobody_waiting_and_are_sent_away(store: Config) -> None:
+    with served(store, worker=False, arguments=("--threads", "2")) as server, ExitStack() as stack:
         slow = {name: [stack.enter_context(connected(server)) for _ in range(50)] for name in HEADS}
         for name, connections in slow.items():
             for each in connections:
@@ -267,9 +274,10 @@ def test_slow_clients_keep_nobody_waiting_and_are_sent_away(sqlite: Config) -> N
             assert answers == ({b"HTTP/1.1 408 Request Timeout"} if "form" in name else {b""}), name
 
 
-def test_a_request_that_is_cut_off_is_not_taken_for_a_whole_one(sqlite: Config) -> None:
+@on_sqlite
+def test_a_request_that_is_cut_off_is_not_taken_for_a_whole_one(store: Config) -> None:
     cut = b"POST /signup/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nemail=somebody"
-    with served(sqlite, worker=False) as server:
+    with served(store, worker=False) as server:
         assert raw(server, cut, half=True).partition(b"\r\n")[0] in (b"HTTP/1.1 400 Bad Request", b"")
         assert get(f"{server.url}/health") == (200, "ok\n")
 
@@ -320,12 +328,13 @@ def running(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path) -> Ite
 # --- what is said of failures -----------------------------------------------------------------------------------------
 
 
-def test_a_database_that_goes_away_is_said_without_the_token_of_the_request(sqlite: Config) -> None:
+@on_sqlite
+def test_a_database_that_goes_away_is_said_without_the_token_of_the_request(store: Config) -> None:
     from newsletter.store.keys import keyring
 
-    token = keyring(sqlite).token("unsubscribe", 7)
-    with served(sqlite, worker=False, processes=1) as server:
-        shutil.move(sqlite.root / "subscribers", sqlite.root / "away")
+    token = keyring(store).token("unsubscribe", 7)
+    with served(store, worker=False, processes=1) as server:
+        shutil.move(store.root / "subscribers", store.root / "away")
         assert get(f"{server.url}/health?token={token}")[0] == 503
         get(f"{server.url}/u/{token}")
         said = server.said()
