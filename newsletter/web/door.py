@@ -141,7 +141,7 @@ def _static_files(application: Application) -> Application:
     for path in (HERE / "static").iterdir():
         if path.name != "pages.css":
             served.add_file_to_dictionary(f"/static/{path.name}", str(path))
-    return cast(Application, served)
+    return cast("Application", served)
 
 
 def _plain_page(site: Site, words: Words, key: str) -> str:
