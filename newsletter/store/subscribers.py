@@ -1,4 +1,4 @@
-"""One person at a time: found, added, unsubscribed, suppressed, tagged, erased, and all that is known of them.
+"""One person at a time: found, added, unsubscribed, suppressed, tagged, erased. What is known of them: dossier.py.
 
 The texts of errors never hold an address; whoever shows them says whom they are about.
 """
@@ -37,6 +37,7 @@ from newsletter.store.models import (
     Subscription,
     Suppression,
     Tag,
+    Wish,
 )
 
 Reason = Literal["bounce", "complaint", "erased", "manual"]
@@ -296,7 +297,7 @@ class Erased:
 
 def erase(config: Config, address: str, *, now: datetime | None = None) -> Erased:
     """Forgets a person: afterwards the database holds the address nowhere, and only a key that keeps it from coming
-    back. A complaint or a suppression by hand stays what it is.
+    back; likewise the addresses that they had before. A complaint or a suppression by hand stays what it is.
 
     Deliveries stay for the counts and lose subscriber and address; what waits is skipped. Copies of the database and
     what left already are out of reach. Raises `NotFound` when nothing is known of the address, `AddressError`.
@@ -310,19 +311,24 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
         )
         person = Subscriber.objects.select_for_update().filter(address_key=key).first()
         suppression = Suppression.objects.select_for_update().filter(pk=key).first()
-        deliveries = _deliveries(person, key)
-        forms = _forms([address, *([person.address] if person else []), *deliveries.values_list("address", flat=True)])
+        keys = {key, *(former_keys(person) if person else ())}
+        deliveries, wishes = deliveries_of(person, keys), wishes_of(person, keys)
+        written = [row for query in (deliveries, wishes) for row in query.values_list("address", flat=True)]
+        forms = _forms([address, *([person.address] if person else []), *written])
         counts = dict.fromkeys(("pending", "sending"), 0)
         total = 0
         for row in deliveries.only("pk", "state", "key", "provider_ref", "detail"):
             total += 1
             counts[row.state] = counts.get(row.state, 0) + 1
             _forget_words(row, forms)
-        if not (person or suppression or total):
+        forgotten, _ = wishes.delete()
+        if not (person or suppression or total or forgotten):
             raise NotFound("nothing is known of it")
         _forget(deliveries, now)
         if person:
             person.delete()
+        for former in keys - {key}:
+            Suppression.objects.get_or_create(address_key=former, defaults={"reason": "erased", "at": now})
         if suppression is None:
             Suppression.objects.create(address_key=key, reason="erased", at=now)
         elif suppression.reason == "bounce":
@@ -341,10 +347,27 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
     )
 
 
-def _deliveries(person: Subscriber | None, key: bytes) -> QuerySet[Delivery]:
+def deliveries_of(person: Subscriber | None, keys: Iterable[bytes]) -> QuerySet[Delivery]:
     """What was sent to a person, and what went to the address without a subscriber (a confirmation, an alert)."""
-    alone = Q(subscriber__isnull=True, address_key=key)
+    alone = Q(subscriber__isnull=True, address_key__in=[*keys])
     return Delivery.objects.filter(Q(subscriber=person) | alone if person else alone)
+
+
+def wishes_of(person: Subscriber | None, keys: Iterable[bytes]) -> QuerySet[Wish]:
+    """What a person, or whoever typed their address, asked for at the pages."""
+    typed = Q(address_key__in=[*keys])
+    return Wish.objects.filter(Q(subscriber=person) | typed if person else typed)
+
+
+FORMER_KEY = "former_key"  # in the evidence of an `address` event: the key of the address before, in hexadecimal
+
+
+def former_keys(person: Subscriber) -> set[bytes]:
+    """The keys of the addresses that a person had before, as far as they are nobody else's by now."""
+    events = Consent.objects.filter(subscriber=person, kind="address").values_list("evidence", flat=True)
+    keys = {bytes.fromhex(evidence[FORMER_KEY]) for evidence in events if FORMER_KEY in evidence}
+    others = Subscriber.objects.filter(address_key__in=[*keys]).exclude(pk=person.pk)
+    return keys - {person.address_key, *(bytes(key) for key in others.values_list("address_key", flat=True))}
 
 
 def _forms(addresses: Iterable[str]) -> set[str]:
@@ -415,43 +438,3 @@ def compact() -> None:
     with connection.cursor() as cursor:
         cursor.execute("VACUUM")
     _journal_kept()
-
-
-# --- everything known of one person -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Everything known of an address. Without a subscriber it may still be suppressed, or have had a confirmation."""
-
-    subscriber: Subscriber | None
-    tags: tuple[str, ...]
-    subscriptions: tuple[Subscription, ...]  # with list and consent
-    consents: tuple[Consent, ...]  # with list; oldest first
-    suppression: Suppression | None
-    deliveries: tuple[Delivery, ...]  # with mailing and its round; newest first
-
-
-def profile(config: Config, address: str) -> Profile:
-    """Raises `NotFound` when nothing is known of the address, `AddressError` for what is none."""
-    key = address_key(config, address)
-    person = Subscriber.objects.filter(address_key=key).first()
-    suppression = Suppression.objects.filter(pk=key).first()
-    deliveries = tuple(_deliveries(person, key).select_related("mailing__round").order_by("-pk"))
-    if not (person or suppression or deliveries):
-        raise NotFound("nothing is known of it")
-    subscriptions: Iterable[Subscription] = ()
-    consents: Iterable[Consent] = ()
-    tags: Iterable[str] = ()
-    if person:
-        subscriptions = Subscription.objects.filter(subscriber=person).select_related("list", "consent").order_by("pk")
-        consents = Consent.objects.filter(subscriber=person).select_related("list").order_by("at", "pk")
-        tags = [each.tag.name for each in SubscriberTag.objects.filter(subscriber=person).select_related("tag")]
-    return Profile(
-        subscriber=person,
-        tags=tuple(sorted(tags)),
-        subscriptions=tuple(subscriptions),
-        consents=tuple(consents),
-        suppression=suppression,
-        deliveries=deliveries,
-    )

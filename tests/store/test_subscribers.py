@@ -477,7 +477,8 @@ def test_a_text_is_found_in_a_file_and_gone_after_it_was_written_anew(store: Con
 
 
 def test_a_profile_is_everything_known(store: Config) -> None:
-    from newsletter.store.subscribers import profile, suppress
+    from newsletter.store.dossier import profile
+    from newsletter.store.subscribers import suppress
 
     person = everything_about(store, ANA)
     suppress(store, ANA, reason="bounce")
@@ -495,7 +496,8 @@ def test_a_profile_is_everything_known(store: Config) -> None:
 
 
 def test_an_address_without_a_subscriber_has_a_profile_where_anything_is_known(store: Config) -> None:
-    from newsletter.store.subscribers import address_key, profile, suppress
+    from newsletter.store.dossier import profile
+    from newsletter.store.subscribers import address_key, suppress
 
     with pytest.raises(NotFound):
         profile(store, ANA)
