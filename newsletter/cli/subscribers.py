@@ -321,7 +321,8 @@ def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
     """Forget a person, for good.
 
     Deletes the person with their name, tags, attributes, subscriptions, consents, and what they asked for at the pages.
-    Deliveries stay in the counts and forget whom they went to. Only a key stays, from which the address cannot be told, so that no import brings it back.
+    Deliveries stay in the counts and forget whom they went to. Only a key stays, from which the address cannot be told,
+    so that no import brings it back.
 
     \b
     Example:
@@ -348,7 +349,7 @@ def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
 
 
 def _tell_erased(config: Config, address: str, erased: Erased, *, compact: bool) -> None:
-    words = "erased" if erased.known or erased.deliveries else "there was nothing more to erase"
+    words = "erased" if erased.known or erased.wishes or erased.deliveries else "there was nothing more to erase"
     click.echo(f"{address}: {words}.")
     if erased.deliveries:
         click.echo(f"  {plural(erased.deliveries, 'mail')} sent or planned: the address is forgotten.")

@@ -288,6 +288,7 @@ def refusal(suppression: Suppression) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Erased:
     known: bool  # False: there was no subscriber with the address
+    wishes: int  # that were made at the pages: sign-ups that nobody confirmed, and the like
     deliveries: int  # that have forgotten whom they went to
     skipped: int  # of those, mail that waited and is not sent
     under_way: int  # of those, handed to a provider at this very moment
@@ -305,10 +306,11 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
     now = now or datetime.now(UTC)
     key = address_key(config, address)
     with transaction.atomic():
+        # What was asked for comes first, as where it is granted: then either there is a person for us, or no wish left.
+        known = Subscriber.objects.filter(address_key=key).first()
+        list(wishes_of(known, [key]).select_for_update(of=("self",)).order_by("pk").values_list("pk", flat=True))
         # Whoever writes recipients down holds their mailing's row: nobody does while we look, or after we looked.
-        list(
-            Mailing.objects.select_for_update().filter(state__in=("scheduled", "opening")).values_list("pk", flat=True)
-        )
+        hold_openings()
         person = Subscriber.objects.select_for_update().filter(address_key=key).first()
         suppression = Suppression.objects.select_for_update().filter(pk=key).first()
         keys = {key, *(former_keys(person) if person else ())}
@@ -339,12 +341,19 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
             suppression.save()
     return Erased(
         known=person is not None,
+        wishes=forgotten,
         deliveries=total,
         skipped=counts["pending"],
         under_way=counts["sending"],
         journal=_journal_kept(),
         forms=frozenset(forms),
     )
+
+
+def hold_openings() -> None:
+    """Lets nobody write recipients down until this transaction ends: half a second's wait at most, as a rule."""
+    opening = Mailing.objects.select_for_update().filter(state__in=("scheduled", "opening")).order_by("pk")
+    list(opening.values_list("pk", flat=True))
 
 
 def deliveries_of(person: Subscriber | None, keys: Iterable[bytes]) -> QuerySet[Delivery]:
