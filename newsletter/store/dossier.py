@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db.models import Q
+
 from newsletter.config import Config
 from newsletter.errors import NotFound
 from newsletter.store.models import Consent, Delivery, Subscriber, SubscriberTag, Subscription, Suppression, Wish
@@ -33,7 +35,9 @@ def profile(config: Config, address: str) -> Profile:
     person = Subscriber.objects.filter(address_key=key).first()
     suppression = Suppression.objects.filter(pk=key).first()
     deliveries = tuple(deliveries_of(person, [key]).select_related("mailing__round").order_by("-pk"))
-    wishes = tuple(wishes_of(person, [key]).order_by("pk"))
+    # Who typed this address as their own new one may see that, not its owner.
+    strangers = Q(subscriber__isnull=False) & ~Q(subscriber=person)
+    wishes = tuple(wishes_of(person, [key]).exclude(strangers).order_by("pk"))
     if not (person or suppression or deliveries or wishes):
         raise NotFound("nothing is known of it")
     subscriptions: Iterable[Subscription] = ()

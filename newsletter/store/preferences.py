@@ -25,8 +25,7 @@ UNDO = timedelta(hours=1)  # for so long a list that was left here can be taken 
 
 
 def subscriber_of(delivery: int) -> Subscriber | None:
-    """Whom a delivery went to; None when there is no such delivery, when it has forgotten whom, or when nobody with that
-    number is left."""
+    """Whom a delivery went to; None when there is no such delivery, when it has forgotten whom, or the person is gone."""
     row = Delivery.objects.filter(pk=delivery).values_list("subscriber_id").first()
     return Subscriber.objects.filter(pk=row[0]).first() if row and row[0] is not None else None
 

@@ -352,7 +352,8 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
 
 
 def hold_openings() -> None:
-    """Lets nobody write recipients down until this transaction ends: half a second's wait at most, as a rule."""
+    """Lets nobody write recipients down until this transaction ends; who does at this moment is waited for, a quarter of a
+    second as a rule."""
     opening = Mailing.objects.select_for_update().filter(state__in=("scheduled", "opening")).order_by("pk")
     list(opening.values_list("pk", flat=True))
 
@@ -364,7 +365,7 @@ def deliveries_of(person: Subscriber | None, keys: Iterable[bytes]) -> QuerySet[
 
 
 def wishes_of(person: Subscriber | None, keys: Iterable[bytes]) -> QuerySet[Wish]:
-    """What a person, or whoever typed their address, asked for at the pages."""
+    """What a person asked for at the pages, and whoever else typed their address."""
     typed = Q(address_key__in=[*keys])
     return Wish.objects.filter(Q(subscriber=person) | typed if person else typed)
 

@@ -37,7 +37,6 @@ def preferences(request: HttpRequest, token: str) -> HttpResponse:
     person = _person(token)
     if person is None:
         return dead_link(request)
-    here = site()
     effective = _edition(person)
     language = language_of(request, effective)
     words = words_for(language)
@@ -108,9 +107,7 @@ def _edition(person: Subscriber) -> str:
     return next((each for each in offered if covers(each, person.language)), site().config.default_language)
 
 
-def _ask(
-    request: HttpRequest, person: Subscriber, language: str, kind: wishes.Kind, lists: Sequence[str] = ()
-) -> bool:
+def _ask(request: HttpRequest, person: Subscriber, language: str, kind: wishes.Kind, lists: Sequence[str] = ()) -> bool:
     """Has a mail sent to the person's own mailbox; False when too much is asked for at the moment."""
     words, text = words_for(language), "preferences.lists_hint" if lists else ""
     asked = wishes.ask(
@@ -287,12 +284,10 @@ def _show(
             ("until", words("preferences.pause_until")),
         ],
         pause=form.pause,
-        day=form.day,
+        day=form.day if _date(form.day) else "",
         first=first.isoformat(),
         last=last.isoformat(),
-        day_hint=words(
-            f"preferences.pause_day_hint{home}", first=in_words(first, words), last=in_words(last, words)
-        ),
+        day_hint=words(f"preferences.pause_day_hint{home}", first=in_words(first, words), last=in_words(last, words)),
         tracking=form.tracking,
     )
 
