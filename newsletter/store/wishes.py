@@ -261,10 +261,10 @@ def grant(
         # The wish first, then the person: an erasure takes its locks in this order, so that whoever comes second finds
         # either the person to erase, or no wish to grant.
         row = Wish.objects.select_for_update(of=("self",)).filter(pk=wish.pk, kind="signup").first()
-        if row is not None and row.state == "granted":
-            return _again(row)
-        if row is None or row.state == "dropped" or now > expires_at(row):
+        if row is None:
             return Granted(outcome="expired")
+        if (found := look(row, now=now)) is not None:
+            return found
         chosen = [name for name in row.lists if lists is None or name in lists]
         if not chosen:
             return Granted(outcome="expired")
@@ -320,8 +320,11 @@ def _person(wish: Wish, at: datetime) -> Subscriber:
     return person
 
 
-def _again(wish: Wish) -> Granted:
-    """What a link that was used before finds."""
+def look(wish: Wish, *, now: float) -> Granted | None:
+    """What the link of a sign-up finds before the button is pressed: None when there is something to grant. Changes
+    nothing."""
+    if wish.state != "granted":
+        return Granted(outcome="expired") if wish.state == "dropped" or now > expires_at(wish) else None
     if Suppression.objects.filter(pk=bytes(wish.address_key)).exclude(reason__in=LIFTED_BY_OPT_IN).exists():
         return Granted(outcome="withheld", subscriber=wish.subscriber_id)
     on = Subscription.objects.filter(subscriber=wish.subscriber_id, list__name__in=wish.lists, state="subscribed")
