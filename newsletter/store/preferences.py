@@ -18,10 +18,11 @@ from newsletter.moments import find_zone
 from newsletter.store.consent import record
 from newsletter.store.mailings import ZONE
 from newsletter.store.models import Consent, Delivery, Subscriber, Subscription
-from newsletter.store.subscribers import unsubscribe
+from newsletter.store.subscribers import kept_person, unsubscribe
 
 HOW = "preferences"  # in consent events and wishes
 UNDO = timedelta(hours=1)  # for so long a list that was left here can be taken back here
+_UNDOS = 5  # of one list in a day: events are kept for ever, and nobody shall fill the disk with two buttons
 
 
 def subscriber_of(delivery: int) -> Subscriber | None:
@@ -113,6 +114,20 @@ def change(
     return Changed(left=tuple(left), taken_back=tuple(back), wanted=tuple(wanted))
 
 
+def rename(person: Subscriber, name: str) -> Subscriber | None:
+    """Gives a person another name, or none: the person as they are now, None when they were erased meanwhile.
+
+    Raises `InputError` for a name that is too long.
+    """
+    kept = kept_person(name)
+    with transaction.atomic():
+        row = Subscriber.objects.select_for_update().filter(pk=person.pk).first()
+        if row is not None and row.name != kept:
+            row.name = kept
+            row.save(update_fields=["name"])
+    return row
+
+
 def _ticked(
     person: Subscriber, lists: Collection[str], evidence: Mapping[str, Any], now: datetime
 ) -> tuple[list[str], list[str]]:
@@ -133,9 +148,11 @@ def _ticked(
 
 
 def _may_undo(row: Subscription, now: datetime) -> bool:
-    """Whether the person left the list here, and a moment ago."""
+    """Whether the person left the list here, and a moment ago, and has not done so over and over."""
     if row.state != "unsubscribed" or row.changed_at < now - UNDO:
         return False
     events = Consent.objects.filter(subscriber=row.subscriber_id, list=row.list_id)
-    last = events.order_by("-at", "-pk").first()
-    return last is not None and (last.kind, last.how) == ("unsubscribe", HOW)
+    last = events.order_by("-pk").first()
+    if last is None or (last.kind, last.how) != ("unsubscribe", HOW):
+        return False
+    return events.filter(kind="undo", how=HOW, at__gte=now - timedelta(days=1)).count() < _UNDOS

@@ -27,7 +27,9 @@ from newsletter.store.preferences import rename
 from newsletter.store.subscribers import address_key, erase
 from newsletter.web.door import NETWORK
 from newsletter.web.pages import NO_STORE, address, dead_link, language_of, message, page
-from newsletter.web.preferences import edition_of, show_preferences
+from newsletter.web.preferences import show_preferences, too_much
+from newsletter.web.proof import challenge, proven
+from newsletter.web.signup import FASTEST, LONGEST_ADDRESS, SLOWEST, script_version
 from newsletter.web.site import site
 from newsletter.web.words import words_for
 
@@ -232,6 +234,74 @@ def move_here(request: HttpRequest, token: str) -> HttpResponse:
     )
 
 
+# --- a fresh link -----------------------------------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def me(request: HttpRequest) -> HttpResponse:
+    """Asks for a fresh link, by a mail to the address that is typed. The answer is the same whoever has that address,
+    and so is the work: one wish is written."""
+    language = language_of(request)
+    if request.method != "POST":
+        return _ask_for_address(request, language)
+    now, given = time.time(), request.POST
+    if given.get("website"):  # nobody sees that field
+        return _link_sent(request, language)
+    typed = given.get("email", "").strip()
+    made = site().keyring.read(given.get("time", ""), "form")
+    try:
+        address_key(site().config, typed)
+    except AddressError:
+        return _ask_for_address(request, language, typed=typed, made=made, wrong=True)
+    if made is None or not FASTEST <= now - made <= SLOWEST:
+        return _ask_for_address(request, language, typed=typed, made=made, again=True)
+    asked = wishes.ask(
+        site().config,
+        kind="link",
+        address=typed,
+        language=language,
+        how="page",
+        network=request.META[NETWORK],
+        proof=proven(site().keyring, given.get("proof", "")),
+        now=now,
+    )
+    return too_much(request, language) if asked.pressure == "shut" else _link_sent(request, language)
+
+
+def _link_sent(request: HttpRequest, language: str) -> HttpResponse:
+    words = words_for(language)
+    heading, text = words("preferences.me_sent"), words("preferences.me_sent_text")
+    return message(request, language=language, heading=heading, text=text)
+
+
+def _ask_for_address(
+    request: HttpRequest,
+    language: str,
+    *,
+    typed: str = "",
+    made: int | None = None,
+    again: bool = False,
+    wrong: bool = False,
+) -> HttpResponse:
+    """The page. It keeps the time at which it was first made, so that a second click is no faster."""
+    now = time.time()
+    if made is None or not 0 <= now - made <= SLOWEST:
+        made = int(now - (FASTEST - 1 if again else 0))  # where nothing is left to type, a second is enough
+    calm = wishes.pressure(site().config, request.META[NETWORK], now) == "calm"
+    return page(
+        request,
+        "me.html",
+        language=language,
+        status=422 if wrong else 200,
+        typed=typed[: LONGEST_ADDRESS + 50],
+        wrong=words_for(language)("preferences.me_address_wrong") if wrong else "",
+        again=again,
+        time=site().keyring.token("form", made),
+        challenge="" if calm else challenge(site().keyring, now),
+        script=script_version(),
+    )
+
+
 urls: list[URLPattern] = [
     path("m/<str:token>", manage),
     path("m/<str:token>/name", name),
@@ -240,4 +310,5 @@ urls: list[URLPattern] = [
     path("m/<str:token>/data", my_data),
     path("m/<str:token>/erase", erase_me),
     path("a/<str:token>", move_here),
+    path("me/", me),
 ]

@@ -7,6 +7,7 @@ to put them on one, a mail to their own mailbox is asked for.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -33,18 +34,25 @@ LONGEST = 365  # days
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def preferences(request: HttpRequest, token: str) -> HttpResponse:
-    """The page, and what it changes: everything in one form, or nothing where something in it is wrong."""
+    """The page of a mail's link, and what it changes."""
     person = _person(token)
-    if person is None:
-        return dead_link(request)
-    effective = _edition(person)
+    return dead_link(request) if person is None else show_preferences(request, person)
+
+
+def show_preferences(request: HttpRequest, person: Subscriber, *, home: str = "") -> HttpResponse:
+    """The page, and what it changes: everything in one form, or nothing where something in it is wrong.
+
+    `home` is the page that it was opened from, for who came by a fresh link.
+    """
+    effective = edition_of(person)
     language = language_of(request, effective)
     words = words_for(language)
-    today = datetime.now(zone_of(person)).date()
     stand = states(person)
-    form = _read(request, person, stand, words, today) if request.method == "POST" else _fresh(person, stand)
-    if request.method != "POST" or form.wrong:
-        return _show(request, person, stand, form, language)
+    if request.method != "POST":
+        return _show(request, person, stand, _fresh(person, stand), language, home=home)
+    form = _read(request, person, stand, words)
+    if form.wrong:
+        return _show(request, person, stand, form, language, home=home)
     agreement = "preferences.tracking_text"
     changed = change(
         person,
@@ -60,19 +68,16 @@ def preferences(request: HttpRequest, token: str) -> HttpResponse:
         ),
         network=request.META[NETWORK],
     )
-    if changed is None:
-        return dead_link(request)
     # The mail to confirm comes after: what was changed is kept, whatever becomes of it.
-    asked = not changed.wanted or _ask(request, person, language, "signup", changed.wanted)
+    asked = not (changed and changed.wanted) or _ask(request, person, language, "signup", changed.wanted)
+    after = Subscriber.objects.filter(pk=person.pk).first()
+    if changed is None or after is None:  # erased at this moment
+        return dead_link(request)
     if form.language != effective:
         language = form.language
-        words = words_for(language)
-    person = Subscriber.objects.filter(pk=person.pk).first()
-    if person is None:
-        return dead_link(request)
-    notes = _notes(changed, words, language, asked=asked)
-    stand = states(person)
-    return _show(request, person, stand, _fresh(person, stand), language, notes=notes)
+    notes = _notes(changed, words_for(language), language, asked=asked)
+    stand = states(after)
+    return _show(request, after, stand, _fresh(after, stand), language, home=home, notes=notes)
 
 
 @require_POST
@@ -81,17 +86,28 @@ def send_link(request: HttpRequest, token: str) -> HttpResponse:
     person = _person(token)
     if person is None:
         return dead_link(request)
-    language = language_of(request, _edition(person))
+    language = language_of(request, edition_of(person))
     words = words_for(language)
-    sent = _ask(request, person, language, "link")
-    key = "link_sent" if sent else "link_shut"
+    links = [(address(f"/p/{token}", lang=language), words("preferences.back"))]
+    if not _ask(request, person, language, "link"):
+        return too_much(request, language, links=links)
+    heading, text = words("preferences.link_sent"), words("preferences.link_sent_text")
+    return message(request, language=language, heading=heading, text=text, links=links)
+
+
+def too_much(request: HttpRequest, language: str, **context: object) -> HttpResponse:
+    """More is asked for than is answered at the moment: nothing was kept, and when to try again."""
+    words = words_for(language)
+    seconds = wishes.until_calm(site().config, request.META[NETWORK], time.time())
+    text = words("preferences.link_shut_text", minutes=-(-seconds // 60))
     return message(
         request,
         language=language,
-        heading=words(f"preferences.{key}"),
-        text=words(f"preferences.{key}_text"),
-        status=200 if sent else 503,
-        links=[(address(f"/p/{token}", lang=language), words("preferences.back"))],
+        heading=words("preferences.link_shut"),
+        text=text,
+        status=429,
+        headers={"Retry-After": str(seconds)},
+        **context,
     )
 
 
@@ -101,7 +117,7 @@ def _person(token: str) -> Subscriber | None:
     return None if delivery is None else subscriber_of(delivery)
 
 
-def _edition(person: Subscriber) -> str:
+def edition_of(person: Subscriber) -> str:
     """The language of the workspace in which a person gets their mail (as `mailings.edition_sql` has it)."""
     offered = site().config.languages
     return next((each for each in offered if covers(each, person.language)), site().config.default_language)
@@ -149,7 +165,7 @@ def _fresh(person: Subscriber, stand: Mapping[str, str]) -> _Form:
     return _Form(
         ticked=on,
         seen=on,
-        language=_edition(person),
+        language=edition_of(person),
         pause="until" if day else "none",
         day=day,
         paused_until=until,
@@ -157,8 +173,9 @@ def _fresh(person: Subscriber, stand: Mapping[str, str]) -> _Form:
     )
 
 
-def _read(request: HttpRequest, person: Subscriber, stand: Mapping[str, str], words: Words, today: date) -> _Form:
+def _read(request: HttpRequest, person: Subscriber, stand: Mapping[str, str], words: Words) -> _Form:
     now = _fresh(person, stand)
+    today = datetime.now(zone_of(person)).date()
     offered = {each.id for each in _offered(stand)}
     sent = request.POST
     # What was ticked when the page was made, so that a page left open does not take back what came since.
@@ -246,6 +263,7 @@ def _show(
     form: _Form,
     language: str,
     *,
+    home: str,
     notes: Sequence[str] = (),
 ) -> HttpResponse:
     here = site()
@@ -272,6 +290,7 @@ def _show(
         "preferences.html",
         language=language,
         status=422 if form.wrong else 200,
+        home=home,
         notes=notes,
         held=words("preferences.held", address=contact) if held else "",
         wrong=form.wrong,
