@@ -49,7 +49,8 @@ def move(
         if row.state == "dropped" or row.mailed_at is None or now > expires_at(row):
             return "expired"
         hold_openings()
-        person = Subscriber.objects.select_for_update().filter(pk=row.subscriber_id).first()
+        people = Subscriber.objects.select_for_update()
+        person = people.filter(pk=row.subscriber_id).first() if row.subscriber_id else None
         if person is None:
             return "gone"
         former, key = bytes(person.address_key), bytes(row.address_key)

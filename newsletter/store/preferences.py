@@ -26,7 +26,7 @@ _UNDOS = 5  # of one list in a day: events are kept for ever, and nobody shall f
 
 
 def subscriber_of(delivery: int) -> Subscriber | None:
-    """Whom a delivery went to; None when there is no such delivery, when it has forgotten whom, or the person is gone."""
+    """Whom a delivery went to; None when it never was, when it has forgotten whom, and when the person is gone."""
     row = Delivery.objects.filter(pk=delivery).values_list("subscriber_id").first()
     return Subscriber.objects.filter(pk=row[0]).first() if row and row[0] is not None else None
 

@@ -352,8 +352,8 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
 
 
 def hold_openings() -> None:
-    """Lets nobody write recipients down until this transaction ends; who does at this moment is waited for, a quarter of a
-    second as a rule."""
+    """Lets nobody write recipients down until this transaction ends. Whoever does now is waited for: a quarter of a
+    second, as a rule."""
     opening = Mailing.objects.select_for_update().filter(state__in=("scheduled", "opening")).order_by("pk")
     list(opening.values_list("pk", flat=True))
 

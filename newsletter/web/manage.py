@@ -84,7 +84,8 @@ def _show(
         name=person.name if name is None else name,
         new_address=new_address,
         longest=LONGEST_NAME,
-        wrong=wrong or {},
+        wrong={"name": "", "new_address": "", **(wrong or {})},
+        problems=[*(wrong or {}).items()],
     )
 
 
