@@ -199,8 +199,9 @@ def _intend(
     grant: Callable[[Any, int], int] | None,
 ) -> Turn:
     """pending → sending for what may be sent, pending → skipped for who left or must not be mailed."""
-    # One-off mail is asked for: only a complaint or a dead address stops it.
-    unwanted = " AND reason IN ('bounce', 'complaint')" if claimed.kind == "oneoff" else ""
+    # One-off mail is asked for: only a complaint or a dead address stops it. Not even that a confirmation, by which the
+    # person says that the address lives.
+    unwanted = {"issue": "", "oneoff": " AND reason IN ('bounce', 'complaint')", "confirm": " AND reason = 'complaint'"}
     joined = "'subscribed'"
     if claimed.list is not None:
         joined = (
@@ -208,7 +209,7 @@ def _intend(
         )
     cursor.execute(
         "SELECT d.id, d.address, (SELECT name FROM subscriber WHERE id = d.subscriber_id), d.slots,"
-        f" (SELECT reason FROM suppression WHERE address_key = d.address_key{unwanted}), {joined}"
+        f" (SELECT reason FROM suppression WHERE address_key = d.address_key{unwanted[claimed.share]}), {joined}"
         " FROM delivery d WHERE d.id BETWEEN %s AND %s AND d.state = 'pending' AND d.not_before <= %s"
         " ORDER BY d.id LIMIT %s",
         (start, claimed.last, now, limit),

@@ -23,6 +23,7 @@ from newsletter.web.site import Site
 from newsletter.web.words import Words, wished, words_for
 
 log = logging.getLogger("newsletter.web")
+logging.getLogger("django.request").setLevel(logging.CRITICAL)  # it names paths of every 4xx, and so tokens
 
 LARGEST_BODY = 64 * 1024  # octets; the largest form of ours has 5,000
 LONGEST_PATH = 2048
@@ -59,6 +60,11 @@ class Door:
         self._guards = dict(GUARDS)
         if urlsplit(site.config.base_url).scheme == "https":
             self._guards.update([HSTS])
+
+    @property
+    def prefix(self) -> str:
+        """The path of base_url, "" or "/news"."""
+        return self._site.prefix
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, prefix = environ.get("PATH_INFO", ""), self._site.prefix
