@@ -102,7 +102,7 @@ def add(
     names = _names(tags)
     kept = _attributes(attributes or {})
     with transaction.atomic():
-        person, created = Subscriber.objects.select_for_update().get_or_create(
+        person, created = Subscriber.objects.select_for_update(no_key=True).get_or_create(
             address_key=key, defaults={"address": address.strip(), "attributes": kept, "created_at": now, **given}
         )
         # Asked once the person is locked: an erasure at this moment has either ended, or waits for us.
