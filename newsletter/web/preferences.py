@@ -284,7 +284,7 @@ def _show(
     ]
     held = Suppression.objects.filter(pk=bytes(person.address_key)).exists()
     contact = here.config.sender.reply_to or here.config.sender.address
-    home = "" if zone is UTC else "_home"
+    where = "" if zone is UTC else "_home"
     return page(
         request,
         "preferences.html",
@@ -307,7 +307,7 @@ def _show(
         day=form.day if _date(form.day) else "",
         first=first.isoformat(),
         last=last.isoformat(),
-        day_hint=words(f"preferences.pause_day_hint{home}", first=in_words(first, words), last=in_words(last, words)),
+        day_hint=words(f"preferences.pause_day_hint{where}", first=in_words(first, words), last=in_words(last, words)),
         tracking=form.tracking,
     )
 

@@ -179,7 +179,7 @@ def test_get_and_head_change_nothing(store: Config, pages: Pages) -> None:
         ("  Ana   María ", "Ana María"),
         ("", ""),
         ("Ana\r\nBcc: mallory@example.org", "Ana Bcc: mallory@example.org"),
-        ("A\0n\u202ea", "An a"),
+        ("A\0n\x07a", "An a"),
         ("<b>Ana</b> & {{ 7*7 }} @@NAME@@", "<b>Ana</b> & {{ 7*7 }} @@NAME@@"),
         ("x" * 200, "x" * 200),
     ],
@@ -499,8 +499,8 @@ def test_whatever_is_sent_is_answered_without_an_error_or_a_cookie(
 
     ana = Subscriber.objects.first() or person(store)
     path = fresh(pages, store, ana.address)
-    to = moving(pages, store, ana)
-    for each in (f"{path}/name", f"{path}/address", f"{path}/preferences", to, f"{path}/erase", f"{path}/data"):
+    to, old = moving(pages, store, ana), fresh(pages, store, ana.address, ago=1801)
+    for each in (f"{path}/name", f"{path}/address", f"{path}/preferences", to, f"{old}/erase", f"{path}/data"):
         if kind == "form":
             answer = pages.post(each, form)
         elif kind == "raw":
