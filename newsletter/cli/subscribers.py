@@ -33,8 +33,6 @@ SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
     ("lists", "subscribers", "Show the lists and segments, and how many people are in each."),
 )
 
-COMPACT_LIMIT = 1_000_000_000  # octets: up to here an erasure writes the file anew by itself, in about ten seconds
-
 
 class _Subcommands(Commands):
     table = SUBCOMMANDS
@@ -369,21 +367,14 @@ def _tell_erased(config: Config, address: str, erased: Erased, *, compact: bool)
 
 def _clean_file(config: Config, address: str, erased: Erased, *, compact: bool) -> None:
     """Sees to it that the SQLite file itself holds the address nowhere."""
-    from django.db import connections
-
-    from newsletter.store import subscribers as store
+    from newsletter.store.subscribers import clean_file
 
     again = f"newsletter subscribers erase {shlex.quote(address)} --compact"
-    if erased.journal:
+    left = clean_file(config, erased, always=compact)
+    if left == "journal":
         click.echo("  Another program is reading the database, and its journal keeps old pages until that ends;")
         click.echo(f"  then run: {again}")
-        return
-    connections.close_all()
-    if not compact and not store.in_file(config.database, erased.forms):
-        return
-    if compact or config.database.stat().st_size <= COMPACT_LIMIT:
-        store.compact()
-    else:
+    elif left == "large":
         click.echo("  Unused parts of the file may still hold it. When nothing is being sent, run:")
         click.echo(f"  {again}")
 

@@ -6,13 +6,10 @@ The texts of errors never hold an address; whoever shows them says whom they are
 from __future__ import annotations
 
 import difflib
-import json
-import mmap
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from django.db import connection, transaction
@@ -39,6 +36,7 @@ from newsletter.store.models import (
     Tag,
     Wish,
 )
+from newsletter.store.traces import holds
 
 Reason = Literal["bounce", "complaint", "erased", "manual"]
 
@@ -428,19 +426,27 @@ def _journal_kept() -> bool:
     return bool(busy)
 
 
-def in_file(path: Path, forms: Iterable[str]) -> bool:
-    """Whether a text stands anywhere in an SQLite file, in use or not, in any casing.
+COMPACT_LIMIT = 1_000_000_000  # octets: up to here an erasure writes the file anew by itself, in about ten seconds
+
+
+def clean_file(config: Config, erased: Erased, *, always: bool = False) -> Literal["clean", "journal", "large"]:
+    """Sees to it that an SQLite file holds what was erased nowhere, in use or not. PostgreSQL needs nothing of the kind.
 
     `secure_delete` (settings.py) writes zeros over what is deleted. It misses what SQLite left behind when it divided a
-    page among others: measured, 30 of 5,000 addresses after heavy changes. Other addresses that end like this one are
-    found as well.
-
-    Call it when this process has no connection to the file: closing a file takes SQLite's locks on it away.
+    page among others: measured, 30 of 5,000 addresses after heavy changes. Where that is found, or `always`, the file
+    is written anew. "journal": somebody reads, so that old pages are kept until that ends. "large": it was found, and
+    the file is too large to do that unasked.
     """
-    written = [each.encode() for form in forms for each in {form, json.dumps(form)[1:-1]}]
-    pattern = re.compile(b"|".join(re.escape(each) for each in written), re.IGNORECASE)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return pattern.search(content) is not None
+    if config.database_url:
+        return "clean"
+    if erased.journal:
+        return "journal"
+    if not always and not holds(config.database, erased.forms):
+        return "clean"
+    if not always and config.database.stat().st_size > COMPACT_LIMIT:
+        return "large"
+    compact()
+    return "clean"
 
 
 def compact() -> None:

@@ -8,15 +8,18 @@ address was changed, links to the old one open nothing.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from newsletter.errors import AddressError, InputError
+from newsletter.errors import AddressError, InputError, NotFound
 from newsletter.store import wishes
 from newsletter.store.cells import LONGEST_NAME
 from newsletter.store.dossier import dossier, profile
@@ -24,7 +27,7 @@ from newsletter.store.models import Subscriber, Wish
 from newsletter.store.moving import move
 from newsletter.store.pace import way_names
 from newsletter.store.preferences import rename
-from newsletter.store.subscribers import address_key, erase
+from newsletter.store.subscribers import address_key, clean_file, erase
 from newsletter.web.door import NETWORK
 from newsletter.web.pages import NO_STORE, address, dead_link, language_of, message, page
 from newsletter.web.preferences import show_preferences, too_much
@@ -32,6 +35,8 @@ from newsletter.web.proof import challenge, proven
 from newsletter.web.signup import FASTEST, LONGEST_ADDRESS, SLOWEST, script_version
 from newsletter.web.site import site
 from newsletter.web.words import words_for
+
+log = logging.getLogger("newsletter.web")
 
 HOW = "manage"  # in wishes
 
@@ -181,11 +186,23 @@ def erase_me(request: HttpRequest, token: str) -> HttpResponse:
         words = words_for(language)
         if request.method != "POST":
             return page(request, "erase.html", language=language, base=f"/m/{token}")
-        erase(site().config, person.address)
+        _erase(person)
         heading, text = words("manage.erased"), words("manage.erased_text")
         return message(request, language=language, heading=heading, text=text)
 
     return _opened(request, token, show)
+
+
+def _erase(person: Subscriber) -> None:
+    with suppress(NotFound):  # at the same moment by another click
+        erased = erase(site().config, person.address)
+        try:
+            left = clean_file(site().config, erased)
+        except (OSError, OperationalError) as error:  # erased they are; only old space of the file was not written over
+            log.error("after an erasure, the file of the database could not be cleaned: %s", type(error).__name__)
+        else:
+            if left != "clean":
+                log.warning("after an erasure, unused parts of the database may still hold an address (%s)", left)
 
 
 # --- the new mailbox --------------------------------------------------------------------------------------------------
