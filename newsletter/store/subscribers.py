@@ -430,7 +430,7 @@ COMPACT_LIMIT = 1_000_000_000  # octets: up to here an erasure writes the file a
 
 
 def clean_file(config: Config, erased: Erased, *, always: bool = False) -> Literal["clean", "journal", "large"]:
-    """Sees to it that an SQLite file holds what was erased nowhere, in use or not. PostgreSQL needs nothing of the kind.
+    """Sees to it that an SQLite file holds what was erased nowhere, in use or not. PostgreSQL needs none of it.
 
     `secure_delete` (settings.py) writes zeros over what is deleted. It misses what SQLite left behind when it divided a
     page among others: measured, 30 of 5,000 addresses after heavy changes. Where that is found, or `always`, the file

@@ -46,8 +46,9 @@ def mailed(store: Config, kind: str, address: str, *, ago: float = 60.0, whose: 
         language="en",
         how="page",
         network="198.51.100.0/24",
-        subscriber=whose and whose.pk,
+        subscriber=whose.pk if whose else None,
     )
+    assert asked.wish
     Wish.objects.filter(pk=asked.wish).update(state="mailed", mailed_at=time.time() - ago)
     return Wish.objects.get(pk=asked.wish)
 
