@@ -164,7 +164,7 @@ def _form(
         version=version,
         time=site().keyring.token("form", made),
         challenge="" if calm else challenge(site().keyring, now),
-        script=_script_version(),
+        script=script_version(),
         request_is_get=request.method != "POST",
     )
 
@@ -225,7 +225,7 @@ def _say(
 
 
 @cache
-def _script_version() -> str:
+def script_version() -> str:
     """What makes the script's address another one when the script is: it is kept by browsers for a year."""
     return hashlib.sha256((HERE / "static" / "proof.js").read_bytes()).hexdigest()[:12]
 
