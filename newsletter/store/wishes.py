@@ -71,11 +71,11 @@ def ask(
 ) -> Asked:
     """Keeps what somebody asked for; a mail will answer it. It is on the disk when this returns.
 
-    `how` is "page", "form" (which came from another site) or "preferences"; `network` where it came from; `language` the
-    one that was chosen; `text` the exact words of consent that the person saw, in `text_language`. `proof` is a proof
-    of work that was verified (web/proof.py), which counts once: without one, the mail waits for `config.web.delay`
-    seconds while the pressure is high. `delay` is how long it waits in any case. Raises `AddressError` for what is no
-    address, `InputError` for a name that is too long.
+    `how` is "page", "form" (which came from another site) or "preferences"; `network` where it came from; `language`
+    the one that was chosen; `text` the exact words of consent that the person saw, in `text_language`. `proof` is a
+    proof of work that was verified (web/proof.py), which counts once: without one, the mail waits for
+    `config.web.delay` seconds while the pressure is high. `delay` is how long it waits in any case. Raises
+    `AddressError` for what is no address, `InputError` for a name that is too long.
     """
     now = time.time() if now is None else now
     key = address_key(config, address)
