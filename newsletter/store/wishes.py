@@ -156,18 +156,13 @@ def until_calm(config: Config, network: str, now: float) -> int:
 
 def forget_rates(now: float) -> int:
     """Removes the counts of slots of time that are over: how many. For a duty."""
-    gone = 0
-    for chosen, length in ((Rate.objects.filter(scope=_ALL), _MINUTE), (_of_networks(), _HOUR)):
-        gone += chosen.filter(slot__lt=int(now // length)).delete()[0]
-    return gone
+    minutes = Rate.objects.filter(scope=_ALL, slot__lt=int(now // _MINUTE))
+    hours = Rate.objects.filter(scope__startswith=f"{_ALL} ", slot__lt=int(now // _HOUR))
+    return minutes.delete()[0] + hours.delete()[0]
 
 
 _ALL = "wish"
 _MINUTE, _HOUR = 60, 3600
-
-
-def _of_networks() -> Any:
-    return Rate.objects.filter(scope__startswith=f"{_ALL} ")
 
 
 def _length(scope: str) -> int:

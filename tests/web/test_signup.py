@@ -269,6 +269,16 @@ def test_no_answer_and_no_work_tells_who_is_known(pages: Pages, store: Config) -
     assert not any("subscriber" in each or "suppression" in each for each in seen[0][1] if "INTO wish" not in each)
 
 
+def test_a_base_url_with_a_path_is_kept(store: Config) -> None:
+    pages = crowded(replace(store, base_url="https://example.org/news"), per_network=1)
+    page = pages.get("/news/signup/")
+    assert _Fields(page.text).action == "/news/signup/?lang=en"
+    assert sign_up(pages, path="/news/signup/?lang=en").status == 200
+    assert 'src="/news/static/proof.js?' in pages.get("/news/signup/").text
+    confirmation = f"/news{confirm_path(pages, wishes()[0].pk)}"
+    assert "You are in" in pages.post(confirmation, {"lang": "en"}).text
+
+
 # --- when many come ---------------------------------------------------------------------------------------------------
 
 
