@@ -406,20 +406,21 @@ def _subscribe(answers: list[_Answer], known: _Known, desk: Desk, now: float) ->
         ignore_conflicts=True,  # imported at this moment
     )
     keys = [bytes(each.wish.address_key) for each in answers]
-    people = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update()
-    known.people |= {bytes(each.address_key): each for each in people}
+    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update()
+    people = {bytes(each.address_key): each for each in locked}
     # Asked once the persons are locked: an erasure or a complaint at this moment has either ended, or waits for us.
     suppressed = {bytes(key) for key in Suppression.objects.filter(pk__in=keys).values_list("pk", flat=True)}
     wanted: dict[tuple[int, int], _Answer] = {}
-    lists = {name: models.List.objects.get_or_create(name=name)[0].pk for each in answers for name in each.at_once}
+    names = sorted({name for each in answers for name in each.at_once})
+    lists = {name: models.List.objects.get_or_create(name=name)[0].pk for name in names}
     for each in answers:
-        each.person = known.people[bytes(each.wish.address_key)]
-        if bytes(each.wish.address_key) not in suppressed:
+        key = bytes(each.wish.address_key)
+        each.person = people.get(key)
+        if each.person and key not in suppressed:
             wanted |= {(each.person.pk, lists[name]): each for name in each.at_once}
     joined = _join(wanted, at)
     for each in answers:
-        assert each.person
-        on = [name for name in each.at_once if (each.person.pk, lists[name]) in joined]
+        on = [name for name in each.at_once if each.person and (each.person.pk, lists[name]) in joined]
         rest = {*each.lists, *each.at_once}.difference(on)  # where they had left meanwhile, say
         each.lists, each.at_once = tuple(name for name in each.wish.lists if name in rest), tuple(on)
         each.mail = desk.confirmation(each.wish, each.lists) if each.lists else None
