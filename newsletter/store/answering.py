@@ -32,6 +32,7 @@ from newsletter.store.consent import LIFTED_BY_OPT_IN
 from newsletter.store.keys import keyring
 from newsletter.store.mailings import Letter, post_many
 from newsletter.store.models import Allowance, Consent, Subscriber, Subscription, Suppression, Wish
+from newsletter.store.published import published
 from newsletter.store.wishes import mailbox_key
 
 SIZE = 50  # wishes in one transaction: some milliseconds, since SQLite has one writer for all
@@ -670,20 +671,13 @@ def _welcomes(lists: Mapping[str, int], language: str, desk: Desk) -> list[tuple
 
 def _latest(desk: Desk, language: str) -> str:
     """The page of the latest issue that anybody may read, in this language or the default one; else the archive's."""
-    public = [each.id for each in desk.lists.values() if not each.private]
-    begun = models.Edition.objects.filter(
-        mailing__kind="issue",
-        mailing__opened_at__isnull=False,
-        mailing__list__name__in=public,
-        language__in=(language, desk.config.default_language),
-    ).order_by("-mailing__opened_at", "-mailing")
-    rows = list(begun.values_list("language", "mailing", "mailing__round__issue")[:10])
-    rows = [row for row in rows if row[1] == rows[0][1]]
     base = desk.config.base_url
-    if not rows:
+    shown = published([each.id for each in desk.lists.values() if each.private])
+    pages = [each for each in shown if each.language in (language, desk.config.default_language)]
+    if not pages:
         return f"{base.rstrip('/')}/archive/{quote(language, safe='')}/"
-    found, _, issue = next((row for row in rows if row[0] == language), rows[0])
-    return archive_url(base, language=found, issue=issue)
+    latest = max(pages, key=lambda each: (each.first_at, each.issue, each.language == language))
+    return archive_url(base, language=latest.language, issue=latest.issue)
 
 
 # --- forgetting -------------------------------------------------------------------------------------------------------
