@@ -129,10 +129,11 @@ _WAYS_OUT = (
 def _send_all(sandbox: Config, issue: Issue, editions: Mapping[str, Edition]) -> None:
     from newsletter import duties
     from newsletter.store import mailings
+    from newsletter.store.dossier import profile
     from newsletter.store.importing import import_file
     from newsletter.store.lists import list_id
     from newsletter.store.models import Subscription
-    from newsletter.store.subscribers import profile, unsubscribe
+    from newsletter.store.subscribers import unsubscribe
 
     sample = sandbox.root / "subscribers" / "sample.csv"
     with _step("import", sandbox.shown(sample)):

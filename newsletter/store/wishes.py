@@ -302,7 +302,8 @@ def grant(
 
 def _person(wish: Wish, at: datetime) -> Subscriber:
     """The subscriber of a wish, made or found, locked, with the name and the language that were asked for."""
-    person, created = Subscriber.objects.select_for_update().get_or_create(
+    # No key: whoever leaves holds a subscription, and then looks whether the person of the event is there.
+    person, created = Subscriber.objects.select_for_update(no_key=True).get_or_create(
         address_key=bytes(wish.address_key),
         defaults={"address": wish.address, "name": wish.name, "language": wish.language, "created_at": at},
     )

@@ -286,7 +286,7 @@ def leave_in_unused_space(text: str) -> None:
 def test_what_unused_space_of_the_file_holds_is_written_over(
     say: Run, store: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from newsletter.cli import subscribers
+    from newsletter.store import subscribers
 
     add(store)
     leave_in_unused_space(ANA.upper())
