@@ -202,7 +202,7 @@ def test_after_an_erasure_the_address_stands_nowhere(
     caplog.set_level(logging.DEBUG)
     logging.getLogger("newsletter.web").setLevel(logging.DEBUG)
     visitor = Visitor(store, pages)
-    add_people(store, range(1, 300))  # neighbours, so that pages are divided
+    add_people(store, range(1000, 1200))  # neighbours, so that pages are divided
     fresh = used_everywhere(visitor, address, other)
     assert b"zorrilla" in dump(store).lower(), "the search can find it"
     assert visitor.get(f"{fresh}/erase").status == 200
