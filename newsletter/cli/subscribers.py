@@ -338,8 +338,9 @@ def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
     except NotFound:
         raise click.ClickException(_unknown(address)) from None
     if known.subscriber or known.deliveries or known.wishes:
-        parts = [plural(len(known.subscriptions), "subscription"), plural(len(known.deliveries), "mail")]
-        click.echo(f"{address}: {' and '.join(parts)}.")
+        asked = f", {plural(len(known.wishes), 'request')} at the pages" if known.wishes else ""
+        parts = f"{plural(len(known.subscriptions), 'subscription')} and {plural(len(known.deliveries), 'mail')}"
+        click.echo(f"{address}: {parts}{asked}.")
         if not yes:
             click.confirm("This cannot be undone. Erase?", abort=True)
     erased = erase_person(config, address)
