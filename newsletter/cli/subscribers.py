@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -453,12 +454,20 @@ def _show_person(person: Subscriber, known: Profile) -> None:
         "known since": _time(person.created_at),
         "tags": ", ".join(map(_plain, known.tags)),
         "attributes": ", ".join(f"{_plain(name)}: {_value(value)}" for name, value in person.attributes.items()),
-        "paused until": _moment(person.paused_until) if person.paused_until else "",
+        "issues": _paused(person),
         "tracking": {None: "", True: "agreed to", False: "refused"}[person.tracking],
     }
     for label, text in rows.items():
         if text:
             click.echo(f"  {label:<12} {text}")
+
+
+def _paused(person: Subscriber) -> str:
+    """ "paused until 2026-12-24"; "" for somebody who has not paused, or no longer."""
+    from newsletter.store.ledger import paused_words
+
+    until = person.paused_until or 0.0
+    return paused_words(until) if until > time.time() else ""
 
 
 def _show_lists(config: Config, person: Subscriber, known: Profile) -> None:
@@ -520,8 +529,16 @@ _KINDS = {
     "confirm": "confirmed by the person",
     "unsubscribe": "unsubscribed",
     "undo": "took the unsubscription back",
+    "reason": "said why",
     "tracking": "answered whether opens and clicks may be counted",
     "address": "changed the address",
+}
+_REASONS = {
+    "too_many": "too many mails",
+    "not_expected": "not what they expected",
+    "no_interest": "no longer interested",
+    "never_signed_up": "never signed up",
+    "other": "something else",
 }
 
 
@@ -531,6 +548,9 @@ def _consent(event: Consent) -> str:
     words += [_plain(event.how)] if event.how else []
     words += [f"text version {_plain(event.text_version)}"] if event.text_version else []
     words += [f"in {event.language}"] if event.language and event.text else []
+    if event.kind == "reason":
+        chosen, own = event.evidence.get("reason", ""), event.evidence.get("words", "")
+        words += [_REASONS.get(chosen, _plain(chosen)) + (f": “{_plain(own)}”" if own else "")]
     return ", ".join(words) + (f": “{_plain(event.text)}”" if event.text else "")
 
 

@@ -295,6 +295,8 @@ def _write_range(
     of_source = [*in_range, plan["done"], top]
     suppressed = "EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key)"
     reached = "EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
+    now = time.time()
+    paused = f"coalesce(s.paused_until > {now!r}, FALSE)"
     _lock_ids(cursor)
     # Nobody has it yet when this is the round's only mailing; then its unique key alone is the guard.
     fresh = not models.Mailing.objects.filter(round=mailing.round).exclude(pk=mailing.pk).exists()
@@ -310,9 +312,10 @@ def _write_range(
         " attempts, not_before, at, provider_ref, detail)"
         " SELECT %s, id, %s, address, address_key, language, 'pending', 0, 0, not_before, %s, '', %s FROM ("
         f"SELECT s.id, s.address, s.address_key, {language} AS language, {moment} AS not_before{source}"
-        f" AND n.state = 'subscribed' AND {chosen} AND NOT {suppressed}{unreached}) AS chosen ORDER BY {order}",
+        f" AND n.state = 'subscribed' AND {chosen} AND NOT {paused} AND NOT {suppressed}{unreached}) AS chosen"
+        f" ORDER BY {order}",
         [
-            *(mailing.pk, mailing.round_id, time.time(), WAITING),
+            *(mailing.pk, mailing.round_id, now, WAITING),
             *language_values,
             *moment_values,
             *of_source,
@@ -339,7 +342,8 @@ def _write_range(
     if subscribed > written:
         cursor.execute(
             f"SELECT CASE WHEN NOT ({chosen}) THEN 'not in the segment' WHEN {suppressed} THEN 'suppressed'"
-            f" ELSE 'already has it' END AS why, count(*){source} AND n.state = 'subscribed' GROUP BY 1",
+            f" WHEN {paused} THEN 'paused' ELSE 'already has it' END AS why, count(*){source}"
+            " AND n.state = 'subscribed' GROUP BY 1",
             [*chosen_values, *of_source],
         )
         why |= dict(cursor.fetchall())

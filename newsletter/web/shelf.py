@@ -1,14 +1,13 @@
-"""What lies ready to be handed out as bytes, without Django: style, logo, files of static/, and the archive's pages."""
+"""What lies ready to be handed out as bytes, without Django: style, logo, and the archive's pages."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from mimetypes import guess_type
 from typing import Any
 
-from newsletter.web.site import HERE, Site
+from newsletter.web.site import Site
 
 FOREVER = "public, max-age=31536000, immutable"
 
@@ -30,12 +29,6 @@ class Shelf:
         files = {f"/static/{name}": (style, "text/css; charset=utf-8")}
         if site.logo:
             files[f"/images/{site.logo[0]}"] = (site.logo[1], site.logo[2])
-        for path in (HERE / "static").iterdir():
-            if path.name != "pages.css":
-                files[f"/static/{path.name}"] = (
-                    path.read_bytes(),
-                    guess_type(path.name)[0] or "application/octet-stream",
-                )
         self._ready = {path: _ready(body, media_type, FOREVER) for path, (body, media_type) in files.items()}
 
     def find(self, environ: Mapping[str, Any]) -> Ready | None:

@@ -199,6 +199,8 @@ def test_a_form_of_another_site_changes_nothing_and_is_shown_filled_in(pages: Pa
         assert "One more click" in answer.text
         assert _Fields(answer.text).buttons == 1
     assert wishes() == []
+    several = pages.post("/signup/", {"email": "ana@example.org"})
+    assert "One more click" in several.text, "no blame: there was nothing to tick"
     form = _Fields(answers[0].text)
     assert form.values["email"] == ["ana@example.org"]
     form.values["time"] = [signed(pages)]  # some seconds later
@@ -223,6 +225,15 @@ def test_the_snippet_posts_what_the_page_understands(pages: Pages) -> None:
 def test_the_trap_answers_like_success_and_keeps_nothing(pages: Pages) -> None:
     assert sign_up(pages, website="https://example.org").body == sign_up(pages).body
     assert len(wishes()) == 1
+
+
+def test_the_answer_promises_no_button_where_a_list_needs_none(store: Config) -> None:
+    store.lists.write_text("lists: [{id: a, name: A}, {id: b, name: B, double_opt_in: false}]", "utf-8")
+    pages = Pages(store)
+    assert "only then are you signed up" in sign_up(pages, list=["a", "b"]).text
+    single = sign_up(pages, list="b")
+    assert "If there is a button in it" in single.text
+    assert single.body == sign_up(pages, list="b", website="x").body
 
 
 def _statements(act: Any) -> tuple[Any, list[str]]:
