@@ -1,4 +1,4 @@
-"""What lies ready to be handed out as bytes, without Django: style, logo, files of static/, and the archive's pages.
+"""What lies ready to be handed out as bytes, without Django: style, logo, and the archive's pages.
 
 An archive's page is made once, by Django (archive.py), and put here; from then on it is one look into a dictionary.
 What it was made from is looked at again every two seconds, by whichever request comes then. When that has changed a
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
-from mimetypes import guess_type
 from typing import Any
 
 from django.db import Error, connection
@@ -27,7 +26,7 @@ from django.db import Error, connection
 from newsletter.store.published import Public, published, published_stamp
 from newsletter.web.pictures import Pictures
 from newsletter.web.press import Page, Press
-from newsletter.web.site import HERE, Site
+from newsletter.web.site import Site
 
 log = logging.getLogger("newsletter.web")
 
@@ -126,10 +125,6 @@ class Shelf:
         fixed = {f"/static/{name}": Page(body=style, media_type="text/css; charset=utf-8", cache=FOREVER)}
         if site.logo:
             fixed[f"/images/{site.logo[0]}"] = Page(body=site.logo[1], media_type=site.logo[2], cache=FOREVER)
-        for path in (HERE / "static").iterdir():
-            if path.name != "pages.css":
-                media_type = guess_type(path.name)[0] or "application/octet-stream"
-                fixed[f"/static/{path.name}"] = Page(body=path.read_bytes(), media_type=media_type, cache=FOREVER)
         self._fixed = {path: Shelved(page) for path, page in fixed.items()}
         self._shelved: dict[str, Shelved] = {}
         self._size = 0
