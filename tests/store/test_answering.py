@@ -635,7 +635,7 @@ def test_several_workers_at_once_mail_everybody_once(lists: Config, asked: tuple
     def work() -> None:
         try:
             answered(lists, NOON)
-        except BaseException as error:  # noqa: BLE001 - of a thread, told below
+        except BaseException as error:
             failed.append(error)
         finally:
             connections.close_all()
