@@ -278,6 +278,25 @@ def test_the_new_mailbox_confirms_once_and_the_old_one_is_told(store: Config, pa
     assert pages.get(fresh(pages, store, NEW)).status == 200
 
 
+def test_forged_foreign_and_unsent_links_move_nobody(store: Config, pages: Pages) -> None:
+    from newsletter.store.models import Subscriber, Wish
+
+    ana = person(store)
+    sent, waiting = mailed(store, "address", NEW, whose=ana).pk, mailed(store, "address", NEW, whose=ana).pk
+    Wish.objects.filter(pk=waiting).update(state="waiting", mailed_at=None)
+    keyring = pages.site.keyring
+    dead = [
+        *(keyring.token(purpose, sent) for purpose in ("preferences", "unsubscribe", "confirm", "manage", "view")),
+        *(keyring.token("address", each) for each in (waiting, 2**40, mailed(store, "link", ANA).pk)),
+        keyring.token("address", sent)[:-1],
+        "x",
+    ]
+    answers = [ask(f"/a/{each}") for each in dead for ask in (pages.get, pages.post)]
+    assert {answer.status for answer in answers} == {404}
+    assert len({plain(answer) for answer in answers}) == 1
+    assert Subscriber.objects.get().address == ANA
+
+
 def test_what_waits_follows_and_what_is_done_stays(store: Config, pages: Pages) -> None:
     from newsletter.store.models import Delivery, Mailing, Round
 

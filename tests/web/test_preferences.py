@@ -4,6 +4,7 @@ known."""
 from __future__ import annotations
 
 import re
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -386,6 +387,17 @@ def test_consent_to_be_counted_is_kept_with_the_words_that_were_shown(
     assert [each.evidence["agreed"] for each in Consent.objects.filter(kind="tracking").order_by("pk")] == [True, False]
 
 
+def test_nobody_fills_the_disk_by_saying_yes_and_no(store: Config, pages: Pages) -> None:
+    ana = person(store)
+    path = link(pages, ana)
+    for _ in range(12):
+        pages.post(path, {"seen": "", "tracking": "yes"})
+        pages.post(path, {"seen": ""})
+    ana.refresh_from_db()
+    assert ana.tracking is False
+    assert [kind for kind, _ in events(ana)].count("tracking") == 10
+
+
 # --- whose link it is -------------------------------------------------------------------------------------------------
 
 
@@ -425,6 +437,32 @@ def test_a_link_changes_its_own_person_only(store: Config, pages: Pages) -> None
     pages.post(path, {**form_of(pages.get(path)), "list": [], "pause": "30", "tracking": "yes", "language": "es"})
     assert snapshot(luis) == before
     assert states(ana) == {"weekly": "unsubscribed"}
+
+
+def test_an_erasure_while_a_form_is_on_its_way_leaves_nothing(store: Config, pages: Pages) -> None:
+    """At once, in two threads: whoever comes first, nobody is there afterwards, and no request fails."""
+    from django.db import connection
+
+    from newsletter.store.models import Consent, Subscriber, Subscription
+    from newsletter.store.subscribers import erase, unsuppress
+
+    for _ in range(5):
+        ana = person(store, address="eva@example.org")
+        path = link(pages, ana)
+        answers: list[int] = []
+
+        def send(path: str = path, answers: list[int] = answers) -> None:
+            answers.append(pages.post(path, {"seen": "weekly", "pause": "30", "tracking": "yes"}).status)
+            connection.close()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        erase(store, "eva@example.org")
+        thread.join()
+        assert answers[0] in (200, 404)
+        assert pages.get(path).status == 404
+        assert not any(model.objects.exists() for model in (Subscriber, Subscription, Consent))
+        unsuppress(store, "eva@example.org", lift="erased")
 
 
 def test_a_suppressed_mailbox_is_told_whom_to_write_to(store: Config, pages: Pages) -> None:
