@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -382,3 +383,40 @@ def test_what_unused_space_of_the_file_holds_is_written_over(store: Config, page
         cursor.execute("PRAGMA secure_delete = ON")
     assert visitor.post(f"{fresh}/erase").status == 200
     assert b"zorrilla@" not in dump(store).lower()
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_what_a_reader_keeps_in_the_journal_goes_when_the_reader_has_ended(
+    store: Config, pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page does not wait for it, and keeps nobody else from writing: a worker does it."""
+    from newsletter import duties
+    from newsletter.store import subscribers
+
+    monkeypatch.setattr(subscribers, "JOURNAL_PATIENCE", 0.1)
+    visitor = Visitor(store, pages)
+    visitor.signs_up("zorrilla@example.org")
+    visitor.confirms()
+    fresh = visitor.opens("zorrilla@example.org")
+    assert not duties.clean_file(store), "nothing is due"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(store.database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert reader.stdout
+    assert reader.stdout.readline() == b"1\n"
+    assert visitor.post(f"{fresh}/erase").status == 200
+    assert b"zorrilla@" in dump(store).lower()
+    assert not duties.clean_file(store), "the reader is still there"
+    reader.communicate(b"end", timeout=30)
+    assert duties.clean_file(store)
+    assert b"zorrilla@" not in dump(store).lower()
+    assert not duties.clean_file(store)
+
+
+READER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN")
+print(database.execute("SELECT count(*) FROM subscriber").fetchone()[0], flush=True)
+sys.stdin.read()
+"""
