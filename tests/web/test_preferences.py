@@ -204,6 +204,24 @@ def test_taking_back_ends_after_an_hour_and_is_for_what_was_left_here(store: Con
     assert not Consent.objects.filter(kind="undo").exists()
 
 
+def test_a_private_list_can_be_taken_back_and_not_be_joined(store: Config, pages: Pages) -> None:
+    from newsletter.store.models import Subscription, Wish
+
+    ana = person(store, list="board")
+    path = link(pages, ana)
+    left = pages.post(path, {**form_of(pages.get(path)), "list": []})
+    assert states(ana) == {"board": "unsubscribed"}
+    pages.post(path, {**form_of(left), "list": "board"})
+    assert states(ana) == {"board": "subscribed"}
+    pages.post(path, {**form_of(pages.get(path)), "list": []})
+    Subscription.objects.update(changed_at=datetime.now(UTC) - timedelta(minutes=61))
+    shown = pages.get(path)
+    assert "Board" not in shown.text
+    pages.post(path, {**form_of(shown), "list": "board"})
+    assert states(ana) == {"board": "unsubscribed"}
+    assert Wish.objects.count() == 0
+
+
 def test_nobody_fills_the_disk_by_leaving_and_coming_back(store: Config, pages: Pages) -> None:
     ana = person(store)
     path = link(pages, ana)
@@ -575,6 +593,17 @@ def test_a_flood_is_told_when_to_come_back(store: Config, pages: Pages) -> None:
     assert ana.paused_until
 
 
+def test_the_pages_say_the_same_in_both_languages() -> None:
+    """Every word is there, and every blank in it, so that nothing falls back to English."""
+    from newsletter.web.words import languages
+
+    english, spanish = (languages()[each].texts for each in ("en", "es"))
+    keys = [key for key in english if key.startswith(("preferences.", "manage."))]
+    assert len(keys) > 100
+    for key in keys:
+        assert set(re.findall(r"{\w*}", english[key])) == set(re.findall(r"{\w*}", spanish[key])), key
+
+
 # --- whatever is sent -------------------------------------------------------------------------------------------------
 
 texts = st.text(max_size=60) | st.sampled_from(
@@ -587,7 +616,7 @@ forms = st.dictionaries(names | st.text(max_size=10), texts | st.lists(texts, ma
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(form=forms, raw=st.binary(max_size=200), kind=st.sampled_from(["form", "raw", "multipart"]))
+@given(form=forms, raw=st.binary(max_size=200), kind=st.sampled_from(["form", "many", "raw", "multipart"]))
 def test_whatever_is_sent_is_answered_without_an_error_or_a_cookie(
     store: Config, pages: Pages, form: dict[str, Any], raw: bytes, kind: str
 ) -> None:
@@ -595,8 +624,9 @@ def test_whatever_is_sent_is_answered_without_an_error_or_a_cookie(
 
     ana = Subscriber.objects.filter(address=ANA).first() or person(store)
     path = link(pages, ana)
+    form = form if kind != "many" else {**form, **{f"f{number}": "x" for number in range(150)}}
     for each in (path, f"{path}/link", "/me/", f"{path}?lang=%00", "/p/nothing"):
-        if kind == "form":
+        if kind in ("form", "many"):
             answer = pages.post(each, form)
         elif kind == "raw":
             answer = pages.ask("POST", each, raw, "application/x-www-form-urlencoded")
