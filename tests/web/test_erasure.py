@@ -63,7 +63,7 @@ def work(config: Config, provider: Memory, until: Callable[[], bool]) -> None:
 
     if not config.database_url:
         schema.prepare(config)
-    giving_up = time.monotonic() + 60
+    giving_up = time.monotonic() + 120
     local.run(
         config,
         as_ways(provider, "memory"),
@@ -79,7 +79,8 @@ def answered(config: Config, provider: Memory | None) -> None:
     from newsletter.store.models import Delivery, Wish
 
     if provider is None:
-        assert not answer_wishes(config)
+        while answer_wishes(config):
+            pass
         return
 
     def idle() -> bool:
@@ -288,7 +289,7 @@ def test_no_import_and_no_admin_brings_the_person_back(store: Config, pages: Pag
 def test_the_address_before_stays_out_too(store: Config, pages: Pages) -> None:
     """Who moved and was erased does not come back by a file from before the move; a new owner of it is left alone."""
     from newsletter.store.models import Subscriber, Suppression
-    from newsletter.store.subscribers import add, address_key
+    from newsletter.store.subscribers import address_key
 
     visitor = Visitor(store, pages)
     for new in ("ana@new.example.org", "ana@newest.example.org"):
@@ -300,7 +301,8 @@ def test_the_address_before_stays_out_too(store: Config, pages: Pages) -> None:
         visitor.post(f"{fresh}/address", new_address=new)
         answered(store, visitor.provider)
         assert visitor.post(visitor.link("address", wish("address").pk)).status == 200
-    add(store, "ana@new.example.org", list="weekly", consent="the mailbox was given to somebody else")
+    visitor.signs_up("ana@new.example.org")  # the mailbox was given to somebody else
+    visitor.confirms()
     visitor.post(f"{visitor.opens('ana@newest.example.org')}/erase")
     assert {bytes(row.address_key) for row in Suppression.objects.all()} == {
         address_key(store, ANA),
