@@ -104,7 +104,7 @@ def _common(press: Press, public: Public, language: str, here: str) -> dict[str,
         "words": words,
         "language": language,
         "direction": direction(words.language),
-        "languages": [(each, _name(each)) for each in press.languages(public)],
+        "languages": [(each, site.names.get(each, each)) for each in press.languages(public)],
         "url": url,
         "in_language": lambda each: press.link(here, index_path(each)),
         "plain_url": lambda path: press.link(here, path),
@@ -113,12 +113,6 @@ def _common(press: Press, public: Public, language: str, here: str) -> dict[str,
         "site": site,
         "feeds": [(press.link(here, path), media_type, name) for path, media_type, name in feed_paths(language)],
     }
-
-
-def _name(language: str) -> str:
-    """A language's own name, or its code where the pages do not speak it."""
-    words = words_for(language)
-    return words("common.name") if words.language == language.partition("-")[0] else language
 
 
 def _with_default(press: Press, alternates: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
