@@ -409,7 +409,7 @@ def _subscribe(answers: list[_Answer], known: _Known, desk: Desk, now: float) ->
         ignore_conflicts=True,  # imported at this moment
     )
     keys = [bytes(each.wish.address_key) for each in answers]
-    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update()
+    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update(no_key=True)
     people = {bytes(each.address_key): each for each in locked}
     # Asked once the persons are locked: an erasure or a complaint at this moment has either ended, or waits for us.
     suppressed = {bytes(key) for key in Suppression.objects.filter(pk__in=keys).values_list("pk", flat=True)}
@@ -460,7 +460,7 @@ def _signed_up(wish: Wish, person: int, list: int, at: datetime) -> Consent:
         kind="signup",
         text=wish.text,
         text_version=wish.text_version,
-        language=wish.language,
+        language=wish.text_language or wish.language,
         how=wish.how,
         evidence={**asked, **({"network": wish.network} if wish.network else {})},
         at=at,
