@@ -44,7 +44,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {"signup": (1, 3), "link": (3, 10**6), "
 """How many mails of a kind one mailbox gets, whoever asks: with less than a day between two of them, and in all until
 one is confirmed."""
 
-FIRST_REST, LONGEST_REST = 15.0, 240.0  # seconds between two tries of a template that does not render
+FIRST_REST, LONGEST_REST = 5.0, 60.0  # seconds between two tries of a template that does not render
 
 
 # --- what the mails are made of ---------------------------------------------------------------------------------------
