@@ -358,7 +358,9 @@ def _decide(wish: Wish, known: _Known, desk: Desk) -> _Answer:
     lacking = [each for each in offered if reason or known.state(person, each) != "subscribed"]
     if not lacking:
         return _Answer(wish=wish, mail=Mail("known", language), person=person)
-    new = not reason and (person is None or known.is_subscribed(person))
+    # Whoever a mail was forwarded to can ask on its preferences page, and must not sign its owner up.
+    forwarded = wish.how == "preferences"
+    new = not reason and not forwarded and (person is None or known.is_subscribed(person))
     at_once = [
         each
         for each in lacking
@@ -672,7 +674,7 @@ def _welcomes(lists: Mapping[str, int], language: str, desk: Desk) -> list[tuple
 def _latest(desk: Desk, language: str) -> str:
     """The page of the latest issue that anybody may read, in this language or the default one; else the archive's."""
     base = desk.config.base_url
-    shown = published([each.id for each in desk.lists.values() if each.private])
+    shown = published([each.id for each in desk.lists.values() if each.private]).rows
     pages = [each for each in shown if each.language in (language, desk.config.default_language)]
     if not pages:
         return f"{base.rstrip('/')}/archive/{quote(language, safe='')}/"

@@ -153,10 +153,11 @@ class Wish(models.Model):
     address = models.TextField()  # as typed; emptied once granted or dropped
     address_key = models.BinaryField(max_length=KEY_LENGTH)
     name = models.TextField(default="")
-    language = models.CharField(max_length=35, default="")  # that of the page, and so of the mail
+    language = models.CharField(max_length=35, default="")  # what was chosen, and so that of the mail
     lists = models.JSONField(default=list)  # ids in lists.yaml
     text = models.TextField(default="")  # the exact words of consent that the person saw
     text_version = models.CharField(max_length=64, default="")
+    text_language = models.CharField(max_length=35, default="")  # that of the page
     how = models.CharField(max_length=20)  # page, form (on another site), preferences
     network = models.CharField(max_length=43, default="")  # "203.0.113.0/24": where it came from, no nearer than that
     proof = models.BinaryField(max_length=KEY_LENGTH, null=True, unique=True)  # the proof of work, which counts once

@@ -77,6 +77,7 @@ class Migration(migrations.Migration):
                 ("lists", models.JSONField(default=list)),
                 ("text", models.TextField(default="")),
                 ("text_version", models.CharField(default="", max_length=64)),
+                ("text_language", models.CharField(default="", max_length=35)),
                 ("how", models.CharField(max_length=20)),
                 ("network", models.CharField(default="", max_length=43)),
                 ("proof", models.BinaryField(max_length=16, null=True, unique=True)),
