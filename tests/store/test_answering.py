@@ -599,6 +599,21 @@ def test_files_that_cannot_be_read_keep_everything_waiting_until_they_are_mended
     assert wish(id).state == "mailed"
 
 
+def test_a_wish_that_fails_by_a_mistake_is_put_off_and_holds_up_nobody(store: Config) -> None:
+    from newsletter.errors import AddressError
+    from newsletter.store import answering
+    from newsletter.store.models import Wish
+
+    ids = [ask(store, f"p{number}@example.org", now=NOON - 60 + number) for number in range(5)]
+    Wish.objects.filter(pk=ids[2]).update(address="no address")
+    assert [answering.answer(store, now=NOON).wishes for _ in range(2)] == [1, 1]
+    with pytest.raises(AddressError):
+        answering.answer(store, now=NOON)
+    answered(store)
+    assert [wish(id).state for id in ids] == ["mailed", "mailed", "waiting", "mailed", "mailed"]
+    assert wish(ids[2]).not_before == NOON + 3600
+
+
 # --- several workers, and crashes -------------------------------------------------------------------------------------
 
 
