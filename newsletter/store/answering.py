@@ -36,7 +36,7 @@ from newsletter.store.models import Allowance, Consent, Subscriber, Subscription
 from newsletter.store.published import published
 from newsletter.store.wishes import mailbox_key
 
-SIZE = 50  # wishes in one transaction: some milliseconds, since SQLite has one writer for all
+SIZE = 50  # wishes in one transaction: about 15 ms, since SQLite has one writer for all
 DAY = 86_400.0  # seconds
 KEPT = 7 * DAY  # for so long a wish may be granted, and it is known why one was dropped
 KEPT_GRANTED = 365 * DAY
