@@ -116,7 +116,7 @@ _LEAVE_POSTGRESQL = (
 )
 
 
-def _leave_one(link: Link, how: How, language: str, at: object) -> tuple[int, ...]:
+def _leave_one(link: Link, how: How, language: str, at: Any) -> tuple[int, ...]:
     assert link.list is not None
     # In the state that it was in a moment ago, or else in the other one.
     for was in sorted(("subscribed", "unconfirmed"), key=lambda state: state != link.state):
@@ -135,7 +135,7 @@ def _leave_one(link: Link, how: How, language: str, at: object) -> tuple[int, ..
     return ()
 
 
-def _leave_all(link: Link, how: How, language: str, at: object) -> tuple[int, ...]:
+def _leave_all(link: Link, how: How, language: str, at: Any) -> tuple[int, ...]:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SELECT 1 FROM subscriber WHERE id = %s FOR KEY SHARE", (link.subscriber,))
@@ -156,7 +156,7 @@ def _leave_all(link: Link, how: How, language: str, at: object) -> tuple[int, ..
     return tuple(list for _, list, _ in rows)
 
 
-def _note_leaving(cursor: Any, events: Sequence[tuple[object, ...]]) -> None:
+def _note_leaving(cursor: Any, events: Sequence[tuple[Any, ...]]) -> None:
     cursor.executemany(f"INSERT {_INTO_CONSENT} VALUES (%s, %s, 'unsubscribe', '', '', %s, %s, %s, %s)", events)
 
 

@@ -15,7 +15,7 @@ _GONE = ("26000", "42P05")  # invalid_sql_statement_name, duplicate_prepared_sta
 _pooled = False
 
 
-def execute(statement: str, values: Sequence[object]) -> Any:
+def execute(statement: str, values: Sequence[Any]) -> Any:
     """A cursor that has executed a statement on the default connection.
 
     On SQLite it is Django's, and nothing is special about it. A pooler that gives each transaction another connection
@@ -33,7 +33,7 @@ def execute(statement: str, values: Sequence[object]) -> Any:
         return execute(statement, values)
 
 
-def _prepared(statement: str, values: Sequence[object]) -> Any:
+def _prepared(statement: str, values: Sequence[Any]) -> Any:
     from psycopg import Cursor  # not Django's own, which writes the values into the text
 
     connection.ensure_connection()

@@ -72,7 +72,7 @@ def events(person: int = 1) -> list[tuple[str, str | None, str, dict[str, object
     from newsletter.store.models import Consent
 
     rows = Consent.objects.filter(subscriber_id=person).order_by("pk")
-    return [(each.kind, each.list and each.list.name, each.how, each.evidence) for each in rows]
+    return [(each.kind, each.list.name if each.list else None, each.how, each.evidence) for each in rows]
 
 
 def posted(config: Config, key: str, *, kind: str = "known", subscriber: int | None = 1) -> int:
