@@ -56,7 +56,7 @@ def intend(mailing: int) -> list[str]:
 
 
 def test_who_paused_is_left_out_at_opening_and_counted(store: Config) -> None:
-    from newsletter.store import mailings, overview
+    from newsletter.store import mailings, models, overview
 
     list_id = add_people(store, range(1, 11))
     pause(1, 2, 3)
@@ -66,6 +66,9 @@ def test_who_paused_is_left_out_at_opening_and_counted(store: Config) -> None:
     assert {*told(mailing)} == {4, 5, 6, 7, 8, 9, 10}
     assert mailings.find(mailing).left_out == {"paused": 3} == count.left_out
     assert mailings.find(mailing).audience == 7 == count.total
+    pause(1, 2, until=time.time() - 1)  # sent once more after the pause, it reaches who was left out
+    models.Mailing.objects.update(state="finished")
+    assert {*told(open_to(list_id))} == {1, 2}
 
 
 def test_each_reason_is_counted_once_and_the_headcount_agrees(store: Config) -> None:
