@@ -97,6 +97,7 @@ def _posted(request: HttpRequest, language: str) -> HttpResponse:
         lists=form.lists,
         text=consent,
         text_version=version,
+        text_language=words_for(language).language,
         how="form" if form.elsewhere else "page",
         network=network,
         proof=proven(site().keyring, given.get("proof", "")),

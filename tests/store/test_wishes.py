@@ -111,6 +111,37 @@ def test_a_delay_that_is_asked_for_holds_in_any_case(store: Config) -> None:
     assert [*Wish.objects.order_by("pk").values_list("not_before", flat=True)] == [NOON + 5, NOON + 600, NOON + 900]
 
 
+def test_who_asks_at_one_moment_is_counted_and_a_proof_given_to_one(store: Config) -> None:
+    from newsletter.store.models import Rate, Wish
+
+    config = crowd(store, per_network=10, per_minute=1000)
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(6)
+
+    def several(first: int) -> None:
+        from django.db import connections
+
+        try:
+            barrier.wait()
+            for number in range(first, first + 5):
+                ask(config, f"a{number}@example.org", proof=b"p" * 16, network=f"192.0.{first % 2}.0/24")
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=several, args=(first,)) for first in range(0, 42, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    counts = {"wish": 30, "wish 192.0.0.0/24": 15, "wish 192.0.1.0/24": 15}
+    assert dict(Rate.objects.values_list("scope", "count")) == counts
+    assert Wish.objects.count() == 30
+    assert Wish.objects.filter(proof__isnull=False).count() == 1
+
+
 # --- how much is asked ------------------------------------------------------------------------------------------------
 
 
