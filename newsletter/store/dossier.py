@@ -122,6 +122,7 @@ def _wish(row: Wish) -> dict[str, Any]:
         "lists": row.lists,
         "text": row.text,
         "text_version": row.text_version,
+        "text_language": row.text_language,
         "how": row.how,
         "network": row.network,
         "at": _iso(row.at),

@@ -139,6 +139,7 @@ def _ask(request: HttpRequest, person: Subscriber, language: str, kind: wishes.K
         lists=lists,
         text=words(text) if text else "",
         text_version=words.version(text) if text else "",
+        text_language=words.language if text else "",
         subscriber=person.pk,
     )
     return asked.pressure != "shut"
