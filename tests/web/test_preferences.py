@@ -257,6 +257,23 @@ def test_a_forwarded_mail_puts_nobody_on_a_list(store: Config, pages: Pages, wan
     assert wish.text_version
 
 
+def test_a_list_joined_on_a_page_in_another_language_leaves_the_language_of_the_mails(
+    store: Config, pages: Pages
+) -> None:
+    from newsletter.store.models import Wish
+    from newsletter.store.wishes import grant
+
+    ana = person(store, language="es-PE")
+    path = f"{link(pages, ana)}?lang=en"
+    pages.post(path, {**form_of(pages.get(path)), "list": ["weekly", "alerts"]})
+    wish = Wish.objects.get()
+    assert (wish.language, wish.text_language) == ("es", "en")
+    grant(store, wish, text="Yes.", text_version="1", language="en", network="")
+    ana.refresh_from_db()
+    assert ana.language == "es-PE"
+    assert states(ana) == {"weekly": "subscribed", "alerts": "subscribed"}
+
+
 @pytest.mark.parametrize("name", ["board", "secret", "weekly ", "nothing", "weekly,alerts", "", "\0", "1"])
 def test_a_list_that_is_not_offered_cannot_be_joined(store: Config, pages: Pages, name: str) -> None:
     from newsletter.store.models import Wish
