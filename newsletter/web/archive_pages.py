@@ -252,8 +252,9 @@ def neutral(press: Press, edition: Edition, link: Callable[[str], str], *, view:
     return filled(replace(edition, html=html), slots)[0]
 
 
-# A greeting reads well without its name: the space before it goes, and at a beginning the comma behind it.
-_NAMELESS = re.compile(r"(?<=>)\s*@@NAME@@\s*[,;:]?\s*|[ \u00a0]?@@NAME@@")
+# A greeting reads well without its name: the space before it goes, at a beginning the comma behind it, at an end the
+# one before it.
+_NAMELESS = re.compile(r"(?<=>)\s*@@NAME@@\s*[,;:]?\s*|,?[ \u00a0]?@@NAME@@(?=\s*[.,;:!?)<])|[ \u00a0]?@@NAME@@")
 _FILE = r"[0-9a-f]{32}\.(?:png|jpg|gif|webp)"
 _PICTURE = re.compile(rf"https?://[^\s\"'()<>]*?/images/(?P<linked>{_FILE})|cid:(?P<embedded>{_FILE})@newsletter")
 
