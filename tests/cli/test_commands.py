@@ -148,6 +148,7 @@ NEEDED = {
     "cancel": ("1",),
     "resolve": ("1", "--sent"),
     "backup": ("news.tar.gz",),
+    "archive": ("--out", "public"),
     "dkim": ("show",),
 }
 ELSEWHERE = ("init", "collect", "subscribers", "restore")  # with tests of their own, or at home in any folder
