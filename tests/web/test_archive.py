@@ -294,6 +294,15 @@ def test_a_private_issue_opens_for_whoever_has_the_link_of_its_mail(store: Confi
     assert "2017-11-19" not in pages.get("/archive/en/").text + pages.get("/sitemap.xml").text
 
 
+def test_the_sample_of_a_private_issue_is_no_promise_of_a_public_page(store: Config) -> None:
+    from newsletter.build import sample_recipient
+
+    private = rendered(store, more="private: true\n")["en"]
+    assert sample_recipient(private, store).slots["VIEW_URL"].startswith("https://news.example.org/v/")
+    public = rendered(store)["en"]
+    assert sample_recipient(public, store).slots["VIEW_URL"] == f"https://news.example.org{HERE}"
+
+
 def test_a_link_to_what_is_public_or_never_was_is_dead_like_a_forged_one(store: Config) -> None:
     from newsletter.store.published import published
 
