@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -445,19 +446,26 @@ def _answer(address: str, known: Profile) -> str:
 
 
 def _show_person(person: Subscriber, known: Profile) -> None:
-    until = person.paused_until or 0.0
     rows = {
         "name": _plain(person.name),
         "language": person.language or "the default language",
         "known since": _time(person.created_at),
         "tags": ", ".join(map(_plain, known.tags)),
         "attributes": ", ".join(f"{_plain(name)}: {_value(value)}" for name, value in person.attributes.items()),
-        "paused until": _moment(until) if until > datetime.now(UTC).timestamp() else "",
+        "issues": _paused(person),
         "tracking": {None: "", True: "agreed to", False: "refused"}[person.tracking],
     }
     for label, text in rows.items():
         if text:
             click.echo(f"  {label:<12} {text}")
+
+
+def _paused(person: Subscriber) -> str:
+    """ "paused until 2026-12-24"; "" for somebody who has not paused, or no longer."""
+    from newsletter.store.ledger import paused_words
+
+    until = person.paused_until or 0.0
+    return paused_words(until) if until > time.time() else ""
 
 
 def _show_lists(config: Config, person: Subscriber, known: Profile) -> None:

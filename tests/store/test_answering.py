@@ -95,9 +95,8 @@ def posted() -> list[tuple[str, str]]:
 def person(config: Config, address: str = ANA, *lists: str, consent: str = "Yes.", **more: Any) -> Any:
     from newsletter.store import subscribers
 
-    for each in lists or ("weekly",):
-        row = subscribers.add(config, address, list=each, consent=consent, **more).subscriber
-    return row
+    added = [subscribers.add(config, address, list=each, consent=consent, **more) for each in lists or ("weekly",)]
+    return added[-1].subscriber
 
 
 def suppress(config: Config, reason: Any, address: str = ANA) -> None:
@@ -154,8 +153,7 @@ def test_a_stranger_is_asked_to_confirm_by_a_link_of_this_wish_and_is_no_subscri
 def test_who_left_or_bounced_or_was_erased_is_asked_to_confirm(store: Config, before: str) -> None:
     from newsletter.store import subscribers
 
-    if before != "erased":
-        row = person(store, consent="" if before == "unconfirmed" else "Yes.")
+    row: Any = None if before == "erased" else person(store, consent="" if before == "unconfirmed" else "Yes.")
     if before == "unsubscribed":
         subscribers.unsubscribe(row, how="page")
     for reason in ("bounce", "erased"):
@@ -350,7 +348,7 @@ def test_lists_joined_from_the_preferences_count_as_links(store: Config) -> None
 def test_a_new_address_is_subscribed_at_once_with_what_the_person_saw_and_welcomed(lists: Config) -> None:
     from newsletter.store.models import Consent, Subscriber, Subscription
 
-    seen = {"text": "Yes, please.", "text_version": "7", "text_language": "en"}
+    seen: dict[str, Any] = {"text": "Yes, please.", "text_version": "7", "text_language": "en"}
     id = ask(lists, ANA, "open", name="Ana", language="es", how="form", **seen)
     answered(lists)
     who = Subscriber.objects.get()
@@ -386,10 +384,10 @@ def test_of_several_lists_those_without_are_joined_at_once_and_the_others_by_mai
 def test_who_is_known_joins_at_once_only_while_subscribed_elsewhere_and_welcome(lists: Config, before: str) -> None:
     from newsletter.store import subscribers
 
-    if before in ("on another list", "left it", "left another list"):
-        row = person(lists, ANA, "weekly", name="Ana")
+    elsewhere = before in ("on another list", "left it", "left another list")
+    row: Any = person(lists, ANA, "weekly", name="Ana") if elsewhere else None
     if before == "left it":
-        person(lists, ANA, "open")
+        row = person(lists, ANA, "open")
         subscribers.unsubscribe(row, list="open", how="page")
     if before == "left another list":
         subscribers.unsubscribe(row, how="page")
