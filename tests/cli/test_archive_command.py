@@ -173,7 +173,7 @@ def test_a_run_that_was_broken_off_is_taken_up(store: Config, monkeypatch: pytes
 
     monkeypatch.setattr(archive, "write_file", full)
     assert run(["archive", "--out", str(OUT)]) == 1
-    monkeypatch.setattr(archive, "write_file", really)
+    monkeypatch.setattr(archive, "write_file", write_file)
     assert run(["archive", "--out", str(OUT)]) == 0
     assert "archive/es/2017-11-19/index.html" in files()
     assert not any(each.startswith(".") and each != MANIFEST.name for each in files())
