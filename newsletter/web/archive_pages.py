@@ -208,7 +208,8 @@ def _framed(press: Press, public: Public, edition: Edition, here: str, frame: _F
     html = neutral(press, edition, lambda path: press.link(here, path), view=own)
     head, body, content = _cut(html, edition)
     words = words_for(edition.language)
-    names = [(code, press.site.names.get(code, code), address) for code, address in frame.languages if code != edition.language]
+    known = press.site.names
+    names = [(code, known.get(code, code), address) for code, address in frame.languages if code != edition.language]
     page = press.site.pages.get_template("archive_issue.html").render(
         **{**_common(press, public, edition.language, here), "languages": names},
         # What a template cannot make worse: it is the message as it was sent, under a policy of its own.

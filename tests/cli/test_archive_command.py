@@ -8,21 +8,18 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
+import axe_playwright_python
 import pytest
-from lxml import etree, html
 
 from audience import edition
 from browser import Browser, find_chromium
 from issues_sent import rendered, send
-from newsletter.build import write_file
 from newsletter.cli import run
 from newsletter.config import Config
-from pages import Pages
+from pages import Pages, parsed_html, parsed_xml
 
 OUT = Path("public")
 MANIFEST = OUT / ".newsletter-archive.json"
@@ -30,10 +27,6 @@ MANIFEST = OUT / ".newsletter-archive.json"
 
 def files(folder: Path = OUT) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def xml(body: bytes) -> Any:
-    return etree.fromstring(body)
 
 
 def times() -> dict[str, int]:
@@ -64,7 +57,7 @@ def test_every_link_from_file_to_file_leads_to_one(store: Config, monkeypatch: p
     assert run(["archive", "--out", str(OUT), "--base-url", "https://archive.example.org/old"]) == 0
     made, followed, outside = files(), 0, set()
     for name in (name for name in made if name.endswith(".html")):
-        document: Any = html.document_fromstring(made[name].decode())
+        document = parsed_html(made[name].decode())
         for each in document.xpath("//@href | //@src"):
             if re.match(r"[a-z]+:", each):
                 outside.add(each)
@@ -86,7 +79,7 @@ def test_every_link_from_file_to_file_leads_to_one(store: Config, monkeypatch: p
     assert "https://news.example.org/me/?lang=en" in outside
     assert "https://archive.example.org/old/archive/en/2017-11-19/" in outside  # canonical
     assert not any(each.startswith("https://news.example.org/archive/") for each in outside)
-    feed = xml(made["archive/en/feed.atom"])
+    feed = parsed_xml(made["archive/en/feed.atom"])
     assert all(
         each.startswith("https://archive.example.org/old/archive/")
         for each in feed.xpath("//a:entry/a:link/@href", namespaces={"a": "http://www.w3.org/2005/Atom"})
@@ -167,6 +160,9 @@ def test_a_manifest_removes_nothing_outside(store: Config) -> None:
 
 
 def test_a_run_that_was_broken_off_is_taken_up(store: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    from newsletter.build import write_file
+    from newsletter.cli import archive
+
     send(store, made=rendered(store))
     left = iter(range(4))
 
@@ -175,9 +171,9 @@ def test_a_run_that_was_broken_off_is_taken_up(store: Config, monkeypatch: pytes
             raise OSError(28, "No space left on device")
         write_file(path, content)
 
-    monkeypatch.setattr("newsletter.cli.archive.write_file", full)
+    monkeypatch.setattr(archive, "write_file", full)
     assert run(["archive", "--out", str(OUT)]) == 1
-    monkeypatch.setattr("newsletter.cli.archive.write_file", write_file)
+    monkeypatch.setattr(archive, "write_file", write_file)
     assert run(["archive", "--out", str(OUT)]) == 0
     assert "archive/es/2017-11-19/index.html" in files()
     assert not any(each.startswith(".") and each != MANIFEST.name for each in files())
@@ -230,7 +226,7 @@ def test_a_test_mail_shows_its_issue_to_whoever_has_it_and_publishes_nothing(sto
 
 # --- how it looks -----------------------------------------------------------------------------------------------------
 
-AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
 
 
 @pytest.fixture
