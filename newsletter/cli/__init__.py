@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("build", "issues", "Write html, txt and eml per language, and a manifest."),
     ("schema", "workspace", "Print the JSON Schema of issue files, for editors that check YAML."),
     ("subscribers", "subscribers", "Who gets the newsletter: add, show, import, export, unsubscribe, erase."),
+    ("embed", "embed", "Print a sign-up form as HTML, to copy into any web site."),
     ("send", "sending", "Send an issue to everybody on a list whom it has not reached yet."),
     ("mailings", "mailings", "What was sent, what is being sent, and what became of everybody."),
     ("pause", "mailings", "Let nothing more of a mailing leave, until you resume it."),

@@ -203,7 +203,7 @@ class Rate(models.Model):
     """How often something was asked of the pages in one slot of time, over all server processes."""
 
     id = models.BigAutoField(primary_key=True)
-    scope = models.CharField(max_length=60)  # "signup", "signup 203.0.113.0/24"
+    scope = models.CharField(max_length=60)  # "wish", "wish 203.0.113.0/24"
     slot = models.BigIntegerField()  # Unix seconds ÷ the length of a slot
     count = models.IntegerField()
 

@@ -97,7 +97,7 @@ def add(
     now = now or datetime.now(UTC)
     key = address_key(config, address)
     chosen = list_id(config, list)
-    given = {"name": _person(name), "language": _language(config, language)}
+    given = {"name": kept_person(name), "language": _language(config, language)}
     names = _names(tags)
     kept = _attributes(attributes or {})
     with transaction.atomic():
@@ -142,7 +142,8 @@ def _problem(code: str, message: str, help: str) -> InputError:
     return InputError([Finding(code=f"subscriber.{code}", severity="error", where=None, message=message, help=help)])
 
 
-def _person(name: str) -> str:
+def kept_person(name: str) -> str:
+    """A person's name as it is stored. Raises `InputError` for one that is too long."""
     name = tidy(name)
     if len(name) > LONGEST_NAME:
         raise _problem("name", f"the name is longer than {LONGEST_NAME} characters", "shorten it")

@@ -23,6 +23,7 @@ from newsletter.web.site import Site
 from newsletter.web.words import Words, wished, words_for
 
 log = logging.getLogger("newsletter.web")
+logging.getLogger("django.request").setLevel(logging.CRITICAL)  # it names paths of every 4xx, and so tokens
 
 LARGEST_BODY = 64 * 1024  # octets; the largest form of ours has 5,000
 LONGEST_PATH = 2048
