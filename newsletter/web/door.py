@@ -61,6 +61,11 @@ class Door:
         if urlsplit(site.config.base_url).scheme == "https":
             self._guards.update([HSTS])
 
+    @property
+    def prefix(self) -> str:
+        """The path of base_url, "" or "/news"."""
+        return self._site.prefix
+
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, prefix = environ.get("PATH_INFO", ""), self._site.prefix
         if prefix:

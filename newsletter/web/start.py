@@ -7,6 +7,8 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_safe
 
+from newsletter.checks.leaving import WELL_KNOWN, identity_file
+from newsletter.store.schema import store_id
 from newsletter.web.pages import address, language_of
 from newsletter.web.site import site
 
@@ -37,4 +39,17 @@ def health(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok\n", content_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
 
 
-urls: list[URLPattern] = [path("", start), path("robots.txt", robots), path("health", health)]
+@require_safe
+def identity(request: HttpRequest) -> HttpResponse:
+    """Which workspace answers here: nothing is sent with links that lead to another one (checks/leaving.py)."""
+    return HttpResponse(
+        identity_file(store_id()), content_type="application/json", headers={"Cache-Control": "public, max-age=60"}
+    )
+
+
+urls: list[URLPattern] = [
+    path("", start),
+    path("robots.txt", robots),
+    path("health", health),
+    path(WELL_KNOWN.removeprefix("/"), identity),
+]
