@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def queue_up(threads: Threads, writers: Any, acts: list[Callable[[], Any]]) -> l
     futures = []
     for act in acts:
         before = len(writers._queue)
-        futures.append(threads.start(lambda act=act: writers.run(act)))
+        futures.append(threads.start(partial(writers.run, act)))
         while len(writers._queue) == before:  # bounded by the test's own time limit; nothing is asserted of time
             threading.Event().wait(0.001)
     return futures
@@ -201,7 +202,7 @@ def test_what_has_returned_is_seen_by_every_other_connection(store: Config) -> N
         return name in written()
 
     with Threads(16) as threads:
-        assert all(future.result(60) for future in [threads.start(lambda n=n: work(n)) for n in range(64)])
+        assert all(future.result(60) for future in [threads.start(partial(work, n)) for n in range(64)])
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -228,10 +229,7 @@ def test_no_act_is_lost_none_is_written_twice_and_each_result_is_its_own(store: 
         return number
 
     with Threads(32) as threads:
-        futures = [
-            threads.start(lambda number=number, kind=kind: together(lambda: act(number, kind)))
-            for number, kind in enumerate(kinds)
-        ]
+        futures = [threads.start(partial(together, partial(act, number, kind))) for number, kind in enumerate(kinds)]
         for number, (kind, future) in enumerate(zip(kinds, futures, strict=True)):
             error = future.exception(60)
             if kind == "raises":
@@ -270,9 +268,7 @@ def test_the_victim_of_a_deadlock_is_tried_again(store: Config) -> None:
         return add
 
     with Threads(2) as threads:
-        futures = [
-            threads.start(lambda names=names: _Writers().run(act(*names))) for names in (("t1", "t2"), ("t2", "t1"))
-        ]
+        futures = [threads.start(partial(_Writers().run, act(*names))) for names in (("t1", "t2"), ("t2", "t1"))]
         assert [outcome(future) for future in futures] == [None, None]
     with connection.cursor() as cursor:
         cursor.execute("SELECT value FROM fact WHERE name IN ('t1', 't2')")
@@ -289,7 +285,8 @@ def test_a_child_process_waits_for_no_thread_of_its_parent(store: Config) -> Non
         with held_up(threads, together._writers):
             child = os.fork()
             if child == 0:
-                connection.connection = None  # the parent's
+                connection.connection = None  # the parent's, which is writing
+                together._by_itself = lambda act: act()
                 os._exit(0 if together.together(lambda: 7) == 7 else 1)
             _, status = os.waitpid(child, 0)
         assert status == 0
