@@ -90,19 +90,14 @@ def outcome(future: Future[Any]) -> Any:
 
 
 @pytest.fixture
-def writers(store: Config) -> Any:
-    from newsletter.store.together import _Writers
-
-    return _Writers()
-
-
-def test_who_waits_is_written_for_by_the_first_of_them_in_one_transaction(
-    writers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def writers(store: Config, monkeypatch: pytest.MonkeyPatch) -> Any:
     from newsletter.store import together
 
-    monkeypatch.setattr(together, "LONGEST", 60.0)  # however slow this machine is
+    monkeypatch.setattr(together, "LONGEST", 60.0)  # a batch is whole, however slow this machine is
+    return together._Writers()
 
+
+def test_who_waits_is_written_for_by_the_first_of_them_in_one_transaction(writers: Any) -> None:
     def act(number: int) -> Callable[[], tuple[str, int]]:
         return lambda: (write(f"t{number}"), threading.get_ident())
 
