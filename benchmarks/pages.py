@@ -6,7 +6,7 @@
 A database of PEOPLE (default 1,000,000) who have all been sent an issue, two server processes as `newsletter serve`
 starts them, and a client on the same machine that costs them some of its time. It prints, for each kind of request:
 
-- full: requests per second of 64 connections (archive: 32) that ask again as soon as they are answered, µs of CPU of
+- full: requests per second of 64 connections that ask again as soon as they are answered, µs of CPU of
   the servers per request, and how long answers took (half of them, 99 of 100, the slowest);
 - half: as many requests per second as half the aim, sent at their times whether or not earlier ones are answered, and
   measured from the time at which they were due: alone, and while `newsletter worker` sends 100,000 messages over SMTP
@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gc
-import heapq
+import math
 import os
 import random
 import re
@@ -66,7 +66,7 @@ SECRETS = {"NEWSLETTER_SECRET_KEY": "k" * 40, "NEWSLETTER_PEPPER": "p" * 40}
 ISSUE, NEXT_ISSUE = "2017-11-19", "2017-11-26"
 MAILED = IMPORTED = 100_000
 AIMS = {"one-click": 1500, "sign-up": 500, "archive": 6000}  # requests per second
-SLOW = 0.1  # seconds that 99 of 100 answers may take at half of that
+CONNECTIONS = 64  # of each kind
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("people", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--only", default="full,half,busy,first")
+    parser.add_argument("--only", default="full,half,busy,mix,first")
     parser.add_argument("--kinds", default=",".join(AIMS))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--keep", type=Path)
@@ -205,6 +205,7 @@ def _peak(pid: int) -> float:
 
 
 Requests = Iterator[bytes]
+Kinds = Mapping[str, tuple[Requests, float | None]]  # with how many a second
 
 
 def _get(path: str) -> bytes:
@@ -264,19 +265,18 @@ class _Connection:
 
     def __init__(self, place: tuple[str, int]) -> None:
         self.socket = socket.create_connection(place)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.kind, self.due, self.got = "", 0.0, b""
+        self.due, self.got = 0.0, b""
         self.missing = -1  # octets; -1: the head is not here yet
 
-    def ask(self, request: bytes, kind: str, due: float) -> None:
-        self.kind, self.due, self.got, self.missing = kind, due, b"", -1
+    def ask(self, request: bytes, due: float) -> None:
+        self.due, self.got, self.missing = due, b"", -1
         self.socket.sendall(request)
 
     def read(self) -> bytes | None:
-        """The status once the answer is whole."""
+        """The status once the answer is whole; "closed" when the server has closed the connection."""
         part = self.socket.recv(262_144)
         if not part:
-            raise ConnectionError("the server closed a connection")
+            return b"closed"
         if self.missing < 0:
             self.got += part
             head, blank, rest = self.got.partition(b"\r\n\r\n")
@@ -289,50 +289,82 @@ class _Connection:
         return self.got[9:12] if self.missing <= 0 else None
 
 
-def ask(
-    place: tuple[str, int],
-    kinds: Mapping[str, tuple[Requests, float | None]],
-    *,
-    connections: int,
-    seconds: float = 0.0,
-    until: Callable[[], bool] | None = None,
-) -> dict[str, Times]:
-    """Asks for some seconds, or until something has happened: for each kind so many a second, at random moments as
-    people come, or (None, and only one kind) as fast as answers come."""
-    times = {name: Times() for name in kinds}
+class _Stream:
+    """Requests of one kind on connections of their own: so many a second, at random moments as people come, whether or
+    not earlier ones are answered; or (no rate) as fast as answers come."""
+
+    def __init__(self, place: tuple[str, int], poll: select.epoll, requests: Requests, rate: float | None) -> None:
+        self.times = Times()
+        self._place, self._poll = place, poll
+        self._free = deque(_Connection(place) for _ in range(CONNECTIONS))
+        self.of_number = {each.socket.fileno(): each for each in self._free}
+        for number in self.of_number:
+            poll.register(number, select.EPOLLIN)
+        self._requests, self._rate = requests, rate
+        self._due: deque[float] = deque()  # moments of requests that wait for a connection
+        self.next = time.perf_counter() if rate else math.inf
+
+    def ask(self, now: float) -> None:
+        while self._rate and self.next <= now:
+            self._due.append(self.next)
+            self.next += random.expovariate(self._rate)
+        while self._free and (self._due or not self._rate):
+            self._free.popleft().ask(next(self._requests), self._due.popleft() if self._rate else now)
+
+    def answered(self, connection: _Connection) -> None:
+        status = connection.read()
+        if status == b"closed":  # it was idle for long, unless it is waited for
+            del self.of_number[connection.socket.fileno()]
+            connection.socket.close()
+            connection.socket = socket.create_connection(self._place)
+            self._poll.register(connection.socket, select.EPOLLIN)
+            self.of_number[connection.socket.fileno()] = connection
+        if status is not None and connection not in self._free:
+            self.times.add(connection.due, time.perf_counter(), status)
+            self._free.append(connection)
+
+    def ended(self) -> bool:
+        """To be called when no more shall be asked: whether all is answered."""
+        self.next = math.inf
+        while self._free and self._due:
+            self._free.popleft().ask(next(self._requests), self._due.popleft())
+        return len(self._free) == CONNECTIONS
+
+
+def ask(place: tuple[str, int], kinds: Kinds, *, over: Callable[[float], bool]) -> dict[str, Times]:
+    """Asks until `over`, called with the time since it began, says so; each kind so many times a second or (None) as
+    fast as it is answered."""
     poll = select.epoll()
-    free = deque(_Connection(place) for _ in range(connections))
-    by_number = {each.socket.fileno(): each for each in free}
-    for number in by_number:
-        poll.register(number, select.EPOLLIN)
+    streams = {name: _Stream(place, poll, requests, rate) for name, (requests, rate) in kinds.items()}
     begun = time.perf_counter()
-    due = [(begun, name) for name in kinds]
     gc.disable()
     try:
         while True:
             now = time.perf_counter()
-            over = until() if until else now - begun >= seconds
-            if over and len(free) == connections:
-                break
-            while free and not over and due[0][0] <= now:
-                moment, name = due[0]
-                requests, rate = kinds[name]
-                free.popleft().ask(next(requests), name, now if rate is None else moment)
-                heapq.heapreplace(due, (moment + random.expovariate(rate), name) if rate else (now, name))
-            pause = max(0.0, due[0][0] - time.perf_counter()) if free and not over else 0.2
-            for number, _ in poll.poll(pause):
-                connection = by_number[number]
-                if (status := connection.read()) is not None:
-                    times[connection.kind].add(connection.due, time.perf_counter(), status)
-                    free.append(connection)
+            if over(now - begun):
+                if min(stream.ended() for stream in streams.values()):
+                    break
+            else:
+                for stream in streams.values():
+                    stream.ask(now)
+            first = min(stream.next for stream in streams.values())
+            for number, _ in poll.poll(min(0.1, max(0.0, first - time.perf_counter()))):
+                for stream in streams.values():
+                    if connection := stream.of_number.get(number):
+                        stream.answered(connection)
     finally:
         gc.enable()
         poll.close()
-        for each in by_number.values():
-            each.socket.close()
-    for each in times.values():
-        each.seconds = time.perf_counter() - begun
-    return times
+        for stream in streams.values():
+            for connection in stream.of_number.values():
+                connection.socket.close()
+    for stream in streams.values():
+        stream.times.seconds = time.perf_counter() - begun
+    return {name: stream.times for name, stream in streams.items()}
+
+
+def _for(seconds: float) -> Callable[[float], bool]:
+    return lambda passed: passed >= seconds
 
 
 def _first_octet(place: tuple[str, int], path: str) -> tuple[float, bytes]:
@@ -340,7 +372,7 @@ def _first_octet(place: tuple[str, int], path: str) -> tuple[float, bytes]:
     connection = _Connection(place)
     took = []
     for _ in range(20):
-        connection.ask(_get(path), "", time.perf_counter())
+        connection.ask(_get(path), time.perf_counter())
         status = connection.read()
         took.append(time.perf_counter() - connection.due)
         while status is None:
@@ -375,11 +407,11 @@ def _measure(root: Path, server: PostgreSQL | None, asked: argparse.Namespace) -
         kinds = {name: kinds[name] for name in names}
         time.sleep(4)  # faster than that nobody fills in a form
         for requests in kinds.values():
-            ask(place, {"": (requests, None)}, connections=32, seconds=0.5)
+            ask(place, {"": (requests, None)}, over=_for(0.5))
         if "full" in only:
             for name, requests in kinds.items():
                 used, database = _used(processes), _database_cpu(server)
-                times = ask(place, {name: (requests, None)}, connections=64, seconds=asked.seconds)[name]
+                times = ask(place, {name: (requests, None)}, over=_for(asked.seconds))[name]
                 cpu = (_used(processes) - used) / len(times.took) * 1e6
                 more = (_database_cpu(server) - database) / len(times.took) * 1e6
                 beside = f" + {more:4.0f} PostgreSQL" if server else ""
@@ -388,17 +420,16 @@ def _measure(root: Path, server: PostgreSQL | None, asked: argparse.Namespace) -
         half = {name: (requests, AIMS[name] / 2) for name, requests in kinds.items()}
         if "half" in only:
             for name, kind in half.items():
-                times = ask(place, {name: kind}, connections=64, seconds=asked.seconds)[name]
+                times = ask(place, {name: kind}, over=_for(asked.seconds))[name]
                 print(f"{name:<10} half alone               {times.words()}", flush=True)
-        if "busy" in only:
-            sink = _sink(port)
-            try:
-                for name, kind in half.items():
-                    _busy(root, place, {name: kind}, asked)
-                if len(half) > 1:
-                    _busy(root, place, half, asked)
-            finally:
-                sink.kill()
+        sink = _sink(port)
+        try:
+            for name, kind in half.items() if "busy" in only else ():
+                _busy(root, place, {name: kind})
+            if "mix" in only:
+                _busy(root, place, half)
+        finally:
+            sink.kill()
         if "first" in only:
             for path in _kinds_of_pages(config, page, archive, deliveries[0]):
                 took, status = _first_octet(place, path)
@@ -426,14 +457,9 @@ def _disk(folder: Path) -> float:
     return sorted(took)[50]
 
 
-_issues = count(1)
-
-
-def _busy(
-    root: Path, place: tuple[str, int], kinds: Mapping[str, tuple[Requests, float | None]], asked: argparse.Namespace
-) -> None:
+def _busy(root: Path, place: tuple[str, int], kinds: Mapping[str, tuple[Requests, float | None]]) -> None:
     """Asks while 100,000 messages are sent, and 100,000 people imported in the middle of that."""
-    number = next(_issues)
+    number = random.randrange(10**9)
     _in_a_child(lambda: _open_next(load_config(root), number))
     people = root / f"people-{random.randrange(10**9)}.csv"
     with people.open("w", newline="") as file:
@@ -447,7 +473,7 @@ def _busy(
     importing: subprocess.Popen[bytes] | None = None
     looks = 0.0
 
-    def over() -> bool:
+    def over(passed: float) -> bool:
         nonlocal importing, looks
         now = time.perf_counter()
         if now < looks:
@@ -467,7 +493,7 @@ def _busy(
         return all(len(spans) == 2 and span[1] for span in spans.values())
 
     try:
-        times = ask(place, kinds, connections=64, until=over)
+        times = ask(place, kinds, over=over)
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.wait(30)
