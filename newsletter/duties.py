@@ -9,10 +9,10 @@ from contextlib import suppress
 from newsletter.config import Config
 from newsletter.content.segments import Segment
 from newsletter.dispatch import forget_marks, remembered
-from newsletter.errors import ConfigError, NotFound
+from newsletter.errors import ConfigError, InputError, NotFound
 from newsletter.links import Keyring
 from newsletter.recorder import read_evidence, recorder_paths
-from newsletter.store import fleet, ledger, mailings, pace, segments
+from newsletter.store import answering, fleet, ledger, mailings, pace, segments, wishes
 from newsletter.store.ledger import Tally
 
 DAY = 86_400.0  # seconds
@@ -58,6 +58,31 @@ def _segment(config: Config, text: str, meaning: str) -> Segment | None:
     except (NotFound, ConfigError):
         return None
     return segment if meaning in ("", repr(segment)) else None
+
+
+def answer_wishes(config: Config, *, seconds: float = 2.0) -> bool:
+    """Posts the mails that answer what people asked for at the pages, for so long; True while there are more.
+
+    Raises `InputError`, after all that could be answered, when the lists or a template of the workspace cannot be used.
+    What needs them goes on waiting: for lists.yaml and the theme until they are mended, for a template some minutes.
+    """
+    deadline = time.monotonic() + seconds
+    trouble: InputError | None = None
+    for act in (answering.answer, answering.greet):
+        while (done := act(config)).wishes:
+            trouble = trouble or done.trouble
+            if time.monotonic() > deadline:
+                if trouble:
+                    raise trouble
+                return True
+    if trouble:
+        raise trouble
+    return False
+
+
+def wishes_wait() -> bool:
+    """Whether somebody at the pages waits for a mail."""
+    return answering.waits(time.time())
 
 
 def reap(config: Config, keyring: Keyring, store: str) -> Tally:
@@ -142,3 +167,14 @@ def forget_addresses(config: Config, *, seconds: float = 2.0) -> bool:
 def forget_workers() -> int:
     """Removes the rows of workers that nobody has seen for a day; says how many."""
     return fleet.forget(time.time())
+
+
+def forget_wishes(*, seconds: float = 2.0) -> bool:
+    """Removes what was asked for at the pages and is over, and what was counted there, for so long; True while there is
+    more."""
+    deadline = time.monotonic() + seconds
+    wishes.forget_rates(time.time())
+    while answering.forget(time.time()):
+        if time.monotonic() > deadline:
+            return True
+    return False

@@ -27,7 +27,7 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
     "--force-color-profile=srgb",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
 )
 
@@ -40,7 +40,7 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page of a headless Chromium that can reach no network. Use it with `with`.
+    """One page of a headless Chromium that can reach nothing but this machine. Use it with `with`.
 
     Raises RuntimeError for whatever the browser refuses, and for an exception in a page's script.
     """
@@ -87,10 +87,10 @@ class Browser:
     ) -> None:
         self.close()
 
-    def open(self, path: Path) -> None:
-        """Shows a file, once it and its images have been loaded or have failed."""
+    def open(self, path: Path | str) -> None:
+        """Shows a file or an address of this machine, once it and its images have been loaded or have failed."""
         self._events.clear()
-        self._call("Page.navigate", url=path.resolve().as_uri())
+        self._call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._events.append(self._read())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from newsletter.config import Config
@@ -11,7 +12,7 @@ from newsletter.content.lists import load_lists
 from newsletter.dkim import examine
 from newsletter.errors import Finding, InputError, Where
 from newsletter.rendering.look import Theme
-from newsletter.rendering.render import NOTICES, Templates, render_notice
+from newsletter.rendering.render import NOTICES, Notice, Templates, own_welcome, render_notice
 from newsletter.shape import nearest
 
 ENOUGH = 4.5  # WCAG 2.2, 1.4.3: contrast of a text with what it stands on
@@ -59,10 +60,14 @@ def _lists(config: Config) -> Iterator[Finding]:
 
 
 def _notices(config: Config, templates: Templates) -> Iterator[Finding]:
-    for notice in NOTICES:
-        for language in config.languages:
+    welcomes = []
+    with suppress(InputError):  # a broken lists.yaml is told of by `_lists`
+        welcomes = [each for each in load_lists(config).lists if own_welcome(config, each)]
+    for language in config.languages:
+        mails: list[tuple[Notice, str]] = [*((each, "") for each in NOTICES), *(("welcome", each) for each in welcomes)]
+        for notice, welcome in mails:
             try:
-                yield from render_notice(notice, language, templates)[1]
+                yield from render_notice(notice, language, templates, welcome=welcome)[1]
             except InputError as error:
                 yield from error.findings
 

@@ -281,6 +281,7 @@ def left_out(counts: Mapping[str, int]) -> str:
 # Where the ledger's own word for why somebody gets nothing needs help.
 _LEFT_OUT = {
     "suppressed": "suppressed (bounced, complained, erased or blocked)",
+    "paused": "who paused",
     "already has it": "who have it already",
     "unconfirmed": "who never confirmed",
 }

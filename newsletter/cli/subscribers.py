@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from newsletter.cli.output import plural
 
 if TYPE_CHECKING:
     from newsletter.config import Config
-    from newsletter.store.models import Consent, Delivery, Subscriber, Subscription
-    from newsletter.store.subscribers import Erased, Profile, Reason
+    from newsletter.store.dossier import Profile
+    from newsletter.store.models import Consent, Delivery, Subscriber, Subscription, Wish
+    from newsletter.store.subscribers import Erased, Reason
 
 # Name, module, first line of its help, as in newsletter.cli.COMMANDS.
 SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -31,8 +33,6 @@ SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
     ("erase", "subscribers", "Forget a person, for good."),
     ("lists", "subscribers", "Show the lists and segments, and how many people are in each."),
 )
-
-COMPACT_LIMIT = 1_000_000_000  # octets: up to here an erasure writes the file anew by itself, in about ten seconds
 
 
 class _Subcommands(Commands):
@@ -319,8 +319,9 @@ def unsuppress(ctx: click.Context, address: str, lift: Reason | None) -> None:
 def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
     """Forget a person, for good.
 
-    Deletes the person with their name, tags, attributes, subscriptions and consents. Deliveries stay in the counts and
-    forget whom they went to. Only a key stays, from which the address cannot be told, so that no import brings it back.
+    Deletes the person with their name, tags, attributes, subscriptions, consents, and what they asked for at the pages.
+    Deliveries stay in the counts and forget whom they went to. Only a key stays, from which the address cannot be told,
+    so that no import brings it back.
 
     \b
     Example:
@@ -328,8 +329,8 @@ def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
     """
     config = _opened(ctx)
     from newsletter.errors import AddressError, NotFound
+    from newsletter.store.dossier import profile
     from newsletter.store.subscribers import erase as erase_person
-    from newsletter.store.subscribers import profile
 
     try:
         known = profile(config, address)
@@ -337,9 +338,10 @@ def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
         raise _refused(address, error) from None
     except NotFound:
         raise click.ClickException(_unknown(address)) from None
-    if known.subscriber or known.deliveries:
-        parts = [plural(len(known.subscriptions), "subscription"), plural(len(known.deliveries), "mail")]
-        click.echo(f"{address}: {' and '.join(parts)}.")
+    if known.subscriber or known.deliveries or known.wishes:
+        asked = f", {plural(len(known.wishes), 'request')} at the pages" if known.wishes else ""
+        parts = f"{plural(len(known.subscriptions), 'subscription')} and {plural(len(known.deliveries), 'mail')}"
+        click.echo(f"{address}: {parts}{asked}.")
         if not yes:
             click.confirm("This cannot be undone. Erase?", abort=True)
     erased = erase_person(config, address)
@@ -347,7 +349,7 @@ def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
 
 
 def _tell_erased(config: Config, address: str, erased: Erased, *, compact: bool) -> None:
-    words = "erased" if erased.known or erased.deliveries else "there was nothing more to erase"
+    words = "erased" if erased.known or erased.wishes or erased.deliveries else "there was nothing more to erase"
     click.echo(f"{address}: {words}.")
     if erased.deliveries:
         click.echo(f"  {plural(erased.deliveries, 'mail')} sent or planned: the address is forgotten.")
@@ -367,21 +369,14 @@ def _tell_erased(config: Config, address: str, erased: Erased, *, compact: bool)
 
 def _clean_file(config: Config, address: str, erased: Erased, *, compact: bool) -> None:
     """Sees to it that the SQLite file itself holds the address nowhere."""
-    from django.db import connections
-
-    from newsletter.store import subscribers as store
+    from newsletter.store.subscribers import clean_file
 
     again = f"newsletter subscribers erase {shlex.quote(address)} --compact"
-    if erased.journal:
+    left = clean_file(config, erased, always=compact)
+    if left == "journal":
         click.echo("  Another program is reading the database, and its journal keeps old pages until that ends;")
         click.echo(f"  then run: {again}")
-        return
-    connections.close_all()
-    if not compact and not store.in_file(config.database, erased.forms):
-        return
-    if compact or config.database.stat().st_size <= COMPACT_LIMIT:
-        store.compact()
-    else:
+    elif left == "large":
         click.echo("  Unused parts of the file may still hold it. When nothing is being sent, run:")
         click.echo(f"  {again}")
 
@@ -404,8 +399,8 @@ def show(ctx: click.Context, address: str, as_json: bool) -> None:
     """
     config = _opened(ctx)
     from newsletter.errors import AddressError, NotFound
+    from newsletter.store.dossier import dossier, profile
     from newsletter.store.pace import way_names
-    from newsletter.store.subscribers import profile
 
     try:
         known = profile(config, address)
@@ -415,12 +410,16 @@ def show(ctx: click.Context, address: str, as_json: bool) -> None:
         raise click.ClickException(_unknown(address)) from None
     ways = way_names()
     if as_json:
-        click.echo(json.dumps(_as_json(address, known, ways), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(dossier(address, known, ways), ensure_ascii=False, indent=2))
         return
     click.echo(_answer(address, known))
     if known.subscriber:
         _show_person(known.subscriber, known)
         _show_lists(config, known.subscriber, known)
+    if known.wishes:
+        click.echo("Asked for at the pages:")
+    for wish in known.wishes:
+        click.echo(f"  {_wish(wish)}")
     if known.deliveries:
         click.echo("Mail, newest first:")
     for delivery in known.deliveries:
@@ -437,8 +436,14 @@ def _answer(address: str, known: Profile) -> str:
         reason = refusal(known.suppression).replace("ADDRESS", shlex.quote(address))
         return f"{address} gets nothing: {reason}." if known.subscriber else f"{address} {reason}."
     if known.subscriber is None:
+        if not known.deliveries:
+            return f"{address} is no subscriber."
         return f"{address} is no subscriber; mail went to it all the same."
     lists = [each.list.name for each in known.subscriptions if each.state == "subscribed"]
+    until = known.subscriber.paused_until or 0.0
+    if lists and until > datetime.now(UTC).timestamp():
+        again = f"then {', '.join(lists)}"
+        return f"{known.subscriber.address} gets nothing until {_moment(until)}, by their own wish; {again}."
     return f"{known.subscriber.address} {'gets ' + ', '.join(lists) if lists else 'gets nothing: is on no list'}."
 
 
@@ -449,10 +454,20 @@ def _show_person(person: Subscriber, known: Profile) -> None:
         "known since": _time(person.created_at),
         "tags": ", ".join(map(_plain, known.tags)),
         "attributes": ", ".join(f"{_plain(name)}: {_value(value)}" for name, value in person.attributes.items()),
+        "issues": _paused(person),
+        "tracking": {None: "", True: "agreed to", False: "refused"}[person.tracking],
     }
     for label, text in rows.items():
         if text:
             click.echo(f"  {label:<12} {text}")
+
+
+def _paused(person: Subscriber) -> str:
+    """ "paused until 2026-12-24"; "" for somebody who has not paused, or no longer."""
+    from newsletter.store.ledger import paused_words
+
+    until = person.paused_until or 0.0
+    return paused_words(until) if until > time.time() else ""
 
 
 def _show_lists(config: Config, person: Subscriber, known: Profile) -> None:
@@ -514,6 +529,16 @@ _KINDS = {
     "confirm": "confirmed by the person",
     "unsubscribe": "unsubscribed",
     "undo": "took the unsubscription back",
+    "reason": "said why",
+    "tracking": "answered whether opens and clicks may be counted",
+    "address": "changed the address",
+}
+_REASONS = {
+    "too_many": "too many mails",
+    "not_expected": "not what they expected",
+    "no_interest": "no longer interested",
+    "never_signed_up": "never signed up",
+    "other": "something else",
 }
 
 
@@ -523,7 +548,39 @@ def _consent(event: Consent) -> str:
     words += [_plain(event.how)] if event.how else []
     words += [f"text version {_plain(event.text_version)}"] if event.text_version else []
     words += [f"in {event.language}"] if event.language and event.text else []
+    if event.kind == "reason":
+        chosen, own = event.evidence.get("reason", ""), event.evidence.get("words", "")
+        words += [_REASONS.get(chosen, _plain(chosen)) + (f": “{_plain(own)}”" if own else "")]
     return ", ".join(words) + (f": “{_plain(event.text)}”" if event.text else "")
+
+
+_WISHES = {
+    "signup": ("asked to be signed up", "confirmation", "not confirmed yet"),
+    "link": ("asked for a link to their data", "link", ""),
+    "address": ("asked for another address", "confirmation", "not confirmed yet"),
+}
+
+
+def _wish(row: Wish) -> str:
+    """What somebody asked for, and how far it came."""
+    asked, mail, still_open = _WISHES[row.kind]
+    lists = f" for {', '.join(map(_plain, row.lists))}" if row.lists else ""
+    other = f" ({_plain(row.address)})" if row.kind == "address" and row.address and row.state != "granted" else ""
+    network = f" from network {_plain(row.network)}" if row.network else ""
+    words = [f"{asked}{lists} on {_moment(row.at)}{other}{network}"]
+    if row.mailed_at:
+        words.append(f"{mail} mailed {_moment(row.mailed_at)}")
+    if row.state == "waiting":
+        late = row.not_before > datetime.now(UTC).timestamp()
+        words.append(f"the mail waits until {_moment(row.not_before)}" if late else "no mail yet: a worker sends it")
+    elif row.state == "dropped":
+        words.append(f"dropped: {_plain(row.reason) or 'no reason kept'}")
+    elif row.state == "granted":
+        at = f" {_moment(row.granted_at)}" if row.granted_at else ""
+        words.append(f"confirmed{at}" if row.mailed_at else f"granted{at} without a mail")
+    elif still_open:
+        words.append(still_open)
+    return ", ".join(words)
 
 
 def _delivery(row: Delivery, person: Subscriber | None, ways: Mapping[int, str]) -> str:
@@ -590,74 +647,6 @@ def _time(at: datetime) -> str:
 
 def _moment(seconds: float) -> str:
     return _time(datetime.fromtimestamp(seconds, UTC))
-
-
-def _as_json(address: str, known: Profile, ways: Mapping[int, str]) -> dict[str, Any]:
-    person, suppression = known.subscriber, known.suppression
-    return {
-        "address": person.address if person else address,
-        "subscriber": person
-        and {
-            "id": person.pk,
-            "name": person.name,
-            "language": person.language,
-            "tags": list(known.tags),
-            "attributes": person.attributes,
-            "created_at": person.created_at.isoformat(),
-        },
-        "suppression": suppression
-        and {"reason": suppression.reason, "note": suppression.note, "at": suppression.at.isoformat()},
-        "subscriptions": [
-            {
-                "list": each.list.name,
-                "state": each.state,
-                "joined_at": each.joined_at.isoformat(),
-                "changed_at": each.changed_at.isoformat(),
-                "consent": each.consent and _consent_json(each.consent),
-            }
-            for each in known.subscriptions
-        ],
-        "consents": [_consent_json(each) for each in known.consents],
-        "deliveries": [_delivery_json(each, ways) for each in known.deliveries],
-    }
-
-
-def _consent_json(event: Consent) -> dict[str, Any]:
-    return {
-        "kind": event.kind,
-        "list": event.list.name if event.list else None,
-        "text": event.text,
-        "text_version": event.text_version,
-        "language": event.language,
-        "how": event.how,
-        "evidence": event.evidence,
-        "at": event.at.isoformat(),
-    }
-
-
-def _delivery_json(row: Delivery, ways: Mapping[int, str]) -> dict[str, Any]:
-    def iso(seconds: float | None) -> str | None:
-        return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None
-
-    return {
-        "id": row.pk,
-        "mailing": row.mailing.pk,
-        "kind": row.mailing.kind,
-        "issue": row.mailing.round.issue if row.mailing.round else None,
-        "round": row.mailing.round.number if row.mailing.round else None,
-        "name": row.mailing.name or None,
-        "address": row.address,
-        "language": row.language,
-        "state": row.state,
-        "at": iso(row.at),
-        "attempts": row.attempts,
-        "not_before": iso(row.not_before),
-        "provider": ways.get(row.way or 0, row.mailing.provider),
-        "provider_ref": row.provider_ref,
-        "detail": row.detail,
-        "fate": row.fate,
-        "fate_at": iso(row.fate_at),
-    }
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------

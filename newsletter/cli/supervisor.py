@@ -6,7 +6,6 @@ worker is a command of its own.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import resource
@@ -30,11 +29,13 @@ from granian.server.mp import MPServer
 import newsletter
 from newsletter.cli.beside import leave_with
 from newsletter.cli.serve import BACKLOG, SIGNALS
+from newsletter.web import logs
 from newsletter.web.door import Door
 from newsletter.web.front import Front
 
 CONNECTIONS = 8192  # of one server process at one time
 HEADER_TIME = 10_000  # milliseconds in which a request's head must have arrived, and that an idle connection is kept
+LARGEST_HEAD = 64 * 1024  # octets
 LOOK_EVERY = 0.1  # seconds between two looks at what runs
 STOP_TIME = 10  # seconds that a server process has for what it has begun
 SOON = 5.0  # seconds: a process that lives no longer has died of something that may be there still
@@ -61,7 +62,7 @@ def supervise(door: Door, listening: socket.socket, *, processes: int, threads: 
             signal.signal(number, signal.SIG_DFL)  # granian sets its own once it serves
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         leave_with(parent, patience=STOP_TIME)
-        _log_to_stderr()
+        logs.to_stderr()
         return Front(door, threads=threads)
 
     server = _Server(listening, dispatcher, processes=processes)
@@ -91,7 +92,7 @@ class _Server(MPServer):
             websockets=False,
             backlog=BACKLOG,
             backpressure=CONNECTIONS,
-            http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIME),
+            http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIME, max_buffer_size=LARGEST_HEAD),
             log_enabled=False,
             workers_kill_timeout=STOP_TIME,
         )
@@ -157,30 +158,6 @@ def _raise_limit_of_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS says "infinity" and means less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _log_to_stderr() -> None:
-    """What goes wrong on the pages, a line each. Other loggers stay silent: what Django and granian say of a failure
-    holds addresses with tokens in them."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Bare("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("newsletter.web")
-    log.addHandler(handler)
-    log.propagate = False
-    logging.getLogger().addHandler(logging.NullHandler())
-
-
-class _Bare(logging.Formatter):
-    """A failure with the places it went through, without its words: a database's hold addresses."""
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - its name there
-        kind, _, trace = ei
-        places = []
-        while trace is not None:
-            code = trace.tb_frame.f_code
-            places.append(f"{Path(code.co_filename).name}:{trace.tb_lineno} {code.co_name}")
-            trace = trace.tb_next
-        return f"  {kind.__name__} at {' < '.join(reversed(places[-12:]))}"
 
 
 def _tell(line: str) -> None:

@@ -23,7 +23,8 @@ from django.db import connection
 from newsletter import duties
 from newsletter.config import Config
 from newsletter.dispatch import LEASE, Progress, said
-from newsletter.engine.local import EveryDuty, Reporter, Shift, away
+from newsletter.engine.local import EveryDuty, Reporter, Shift, away, unanswered
+from newsletter.errors import InputError
 from newsletter.providers import WayOut
 from newsletter.settings import PATIENCE
 from newsletter.store import mailings, queue
@@ -199,10 +200,12 @@ class Crew:
             ("finish", "* * * * * */2", 10, duties.finish),
             ("reap_expired", "* * * * * */5", 10, lambda: duties.reap_expired(shift.keyring)),
             ("go_on", "* * * * * */5", 10, self._go_on),
+            ("answer_wishes", "* * * * * */2", 15, self._answer_wishes),
             ("begin_scheduled", "* * * * *", 10, lambda: duties.begin_scheduled(config)),
             ("forget_addresses", "7 * * * *", 0, self._forget_addresses),
             ("forget_workers", "17 * * * *", 0, duties.forget_workers),
             ("forget_spending", "22 * * * *", 0, duties.forget_spending),
+            ("forget_wishes", "12 * * * *", 0, self._forget_wishes),
             ("remove_old_jobs", "27 * * * *", 0, queue.forget_old),
         )
         for name, cron, priority, duty in periodic:
@@ -243,6 +246,17 @@ class Crew:
         for row in mailings.opening():
             if row.pk not in has:
                 ring("write_down", mailing=row.pk)
+
+    def _answer_wishes(self) -> None:
+        try:
+            if duties.answer_wishes(self._config, seconds=SLICE):
+                ring("answer_wishes")
+        except InputError as error:  # of a file of the workspace: no fault of the job
+            self._complaint = unanswered(error)
+
+    def _forget_wishes(self) -> None:
+        while not self._stopping.is_set() and duties.forget_wishes():
+            pass
 
     def _forget_addresses(self) -> None:
         while not self._stopping.is_set() and duties.forget_addresses(self._config):

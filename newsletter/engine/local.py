@@ -62,15 +62,32 @@ class EveryDuty:
         config, shift = self._config, self._shift
         duties.pause_forsaken(config, shift.store)  # first: in an old copy of the database nothing must begin
         duties.begin_scheduled(config)
-        more = duties.write_down_recipients(config, seconds=self._seconds)
+        more = self._answer_wishes()
+        # Who asked for a mail at the pages is answered within a second, also while a million are written down.
+        more |= duties.write_down_recipients(config, seconds=self._seconds, stop=duties.wishes_wait)
         duties.reap(config, shift.keyring, shift.store)
         duties.finish()
         if time.monotonic() - self._tidied > HOUSEKEEPING:
             duties.forget_workers()
             duties.forget_spending()
-            if not duties.forget_addresses(config, seconds=self._seconds):
+            more_wishes = duties.forget_wishes(seconds=self._seconds)
+            if not duties.forget_addresses(config, seconds=self._seconds) and not more_wishes:
                 self._tidied = time.monotonic()
         return more
+
+    def _answer_wishes(self) -> bool:
+        try:
+            return duties.answer_wishes(self._config, seconds=self._seconds)
+        except Exception as error:  # of a file of the workspace, or a mistake of ours: issues must go on being sent
+            if away(error):
+                raise
+            self._shift.progress.trouble = unanswered(error)
+            return False
+
+
+def unanswered(error: Exception) -> str:
+    """What a worker says of lists or templates that keep mails of the pages from being made."""
+    return f"some mails that people asked for at the pages wait: {said(error)}"
 
 
 class Shift:

@@ -5,8 +5,8 @@ language).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,28 @@ _WORDS = (
     ("date", "A day: {weekday}, {day}, {month}, {year}."),
     ("date_short", "A day without its year."),
 )
+# Words that came later: a labels.yaml that was written before them is lent the sample's.
+_LATER = (
+    ("confirm_lists", "Follows confirm_text where there are several lists; {lists} names those asked for."),
+    ("known_subject", "Subject of the mail to somebody who signed up and is subscribed already."),
+    ("known_heading", "Its heading."),
+    ("known_text", "What it says."),
+    ("known_button", "Its button, which leads to the preferences."),
+    ("link_subject", "Subject of the mail with a fresh link to one's own data."),
+    ("link_heading", "Its heading."),
+    ("link_text", "What it says; the link is good for 30 minutes."),
+    ("link_button", "Its button."),
+    ("link_note", "What to do when one did not ask for it."),
+    ("address_subject", "Subject of the mail that asks a new address for confirmation."),
+    ("address_heading", "Its heading."),
+    ("address_text", "What it says; the link is good for 24 hours."),
+    ("address_button", "Its button."),
+    ("address_note", "What to do when one did not ask for it."),
+    ("moved_subject", "Subject of the mail to the old address, once the new one is confirmed."),
+    ("moved_heading", "Its heading."),
+    ("moved_text", "What it says; it does not name the new address."),
+    ("moved_note", "What to do when one did not ask for it: the mail can be answered."),
+)
 LABELS = Shape(
     name="labels",
     fields=(
@@ -91,6 +113,7 @@ LABELS = Shape(
             name="direction", kind="choice", choices=("ltr", "rtl"), help="Which way it is written. Default: as usual."
         ),
         *(Field(name=name, kind="string", required=True, help=help) for name, help in _WORDS),
+        *(Field(name=name, kind="string", help=help) for name, help in _LATER),
         Field(name="months", kind="string", many=True, required=True, help="Twelve names."),
         Field(name="weekdays", kind="string", many=True, required=True, help="Seven names, Monday first."),
     ),
@@ -118,6 +141,7 @@ class Labels:
 
     language: str  # the language they are in, which may be another than was asked for
     words: Mapping[str, Any]
+    lent: Mapping[str, str] = field(default_factory=dict)  # words that are in another language, and in which
 
     def __getitem__(self, name: str) -> str:
         return str(self.words[name])
@@ -167,8 +191,14 @@ def load_theme(path: Path, config: Config) -> Theme:
     )
 
 
-def load_labels(path: Path, config: Config) -> dict[str, Labels]:
-    """The labels of a labels.yaml, by language; TemplateError with every problem, each with its line."""
+def load_labels(
+    path: Path, config: Config, *, lender: Callable[[], Mapping[str, Labels]] | None = None
+) -> dict[str, Labels]:
+    """The labels of a labels.yaml, by language; TemplateError with every problem, each with its line.
+
+    `lender` gives the labels that words of a later version are taken from where the file has none; without it they must
+    be there.
+    """
     node, reading = _read(path, config)
     languages: dict[str, Labels] = {}
     for entry in node.entries:
@@ -176,7 +206,10 @@ def load_labels(path: Path, config: Config) -> dict[str, Labels]:
         for name, count in (("months", 12), ("weekdays", 7)):
             if record[name] and len(record[name]) != count:
                 reading.report("value", record.marks[name], f"{entry.key}.{name}: must be {count} names", "count them")
-        for name, _help in _WORDS:
+        for name, help in _LATER:
+            if not record[name] and lender is None:
+                reading.report("missing", record.where, f"{entry.key}.{name}: is missing", help)
+        for name, _help in (*_WORDS, *_LATER):
             known = [f"{{{each}}}" for each in _PLACEHOLDERS.get(name, ())]
             rest = record[name] or ""
             for each in known:
@@ -188,8 +221,21 @@ def load_labels(path: Path, config: Config) -> dict[str, Labels]:
         languages[entry.key] = Labels(language=entry.key, words=record.values)
     if reading.findings:
         raise TemplateError(reading.findings)
-    return languages
+    return {language: _completed(labels, lender) for language, labels in languages.items()}
 
+
+def _completed(labels: Labels, lender: Callable[[], Mapping[str, Labels]] | None) -> Labels:
+    """The labels with the words that they lack: the lender's of the same language, else in its English."""
+    lacking = [name for name, _ in _LATER if not labels.words[name]]
+    if not lacking or lender is None:
+        return labels
+    known = lender()
+    lent = words_of(labels.language, known)
+    words = {**labels.words, **{name: (lent or known["en"])[name] for name in lacking}}
+    return Labels(language=labels.language, words=words, lent={} if lent else dict.fromkeys(lacking, "en"))
+
+
+_NOTICES = ("confirm_", "welcome_", "known_", "link_", "address_", "moved_")
 
 # What is filled in between braces, by the label's name.
 _PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -197,7 +243,9 @@ _PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "source": ("source",),
     "in_language": ("language",),
     "why": ("title",),
-    **{name: ("title",) for name, _ in _WORDS if name.startswith(("confirm_", "welcome_"))},
+    **{name: ("title",) for name, _ in (*_WORDS, *_LATER) if name.startswith(_NOTICES)},
+    "confirm_text": ("title", "lists"),
+    "confirm_lists": ("title", "lists"),
     "date": ("weekday", "day", "month", "year"),
     "date_short": ("weekday", "day", "month", "year"),
 }

@@ -24,7 +24,7 @@ from newsletter.content.issue import Block, Issue, Story
 from newsletter.content.markdown import to_html, to_text
 from newsletter.errors import Finding, IssueError, TemplateError, Where
 from newsletter.links import archive_url
-from newsletter.rendering.edition import SLOT, SLOTS, Edition, Image, Mailbox
+from newsletter.rendering.edition import SLOT, SLOTS, Edition, Image, Imprint, Mailbox, kept_private
 from newsletter.rendering.images import load_image
 from newsletter.rendering.inline import inline_css
 from newsletter.rendering.look import Labels, Theme, direction, labels_for, load_labels, load_theme, words_of
@@ -39,8 +39,18 @@ LEAD_WIDTH = 536  # pixels: the card's 600 less its padding
 LOGO_HEIGHT = 56
 CONTENTS_FROM = 3  # an issue with fewer stories needs no list of them
 
-Notice = Literal["confirm", "welcome"]
-NOTICES: tuple[Notice, ...] = ("confirm", "welcome")
+Notice = Literal["confirm", "welcome", "known", "link", "address", "moved"]
+"""A mail to one person that is no issue. confirm: to confirm a sign-up. known: to somebody who signed up and is
+subscribed already. link: a fresh link to one's own data. address: to confirm a new address. moved: to the old one."""
+NOTICES: tuple[Notice, ...] = ("confirm", "welcome", "known", "link", "address", "moved")
+
+# What each is sent for: without it, it would be worth nothing.
+_NEEDED: dict[Notice, str] = {
+    "confirm": "CONFIRM_URL",
+    "known": "PREFERENCES_URL",
+    "link": "CONFIRM_URL",
+    "address": "CONFIRM_URL",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +77,8 @@ def load_templates(config: Config) -> Templates:
     except TemplateError as error:
         findings += error.findings
     try:
-        labels = load_labels(_find(config, "labels.yaml"), config)
+        own, sample = _find(config, "labels.yaml"), sample_root() / "templates" / "labels.yaml"
+        labels = load_labels(own, config, lender=lambda: load_labels(sample, config))
     except TemplateError as error:
         findings += error.findings
     logo = None
@@ -141,7 +152,11 @@ def render_issue(issue: Issue, language: str, templates: Templates) -> tuple[Edi
     Raises IssueError or TemplateError, with everything found by then, where there can be no edition.
     """
     desk, subject, context = _digest(issue, language, templates)
-    return desk.edition("digest", subject, context, key=issue.name), desk.findings
+    edition = desk.edition("digest", subject, context, key=issue.name)
+    seen = context["issue"]
+    imprint = Imprint(number=seen["number"], date=seen["date"], preheader=seen["preheader"])
+    edition = replace(edition, imprint=imprint)
+    return kept_private(edition, templates.config.base_url) if issue.private else edition, desk.findings
 
 
 def issue_mjml(issue: Issue, language: str, templates: Templates) -> str:
@@ -195,15 +210,39 @@ def _digest(issue: Issue, language: str, templates: Templates) -> tuple[_Desk, s
     return desk, subject, context
 
 
-def render_notice(notice: Notice, language: str, templates: Templates) -> tuple[Edition, list[Finding]]:
-    """The mail that asks for confirmation, or welcomes, in one language. Raises TemplateError."""
+def render_notice(
+    notice: Notice, language: str, templates: Templates, *, lists: Sequence[Text] = (), welcome: str = ""
+) -> tuple[Edition, list[Finding]]:
+    """A mail to one person, in one language, and what is worth a look. Raises TemplateError.
+
+    `lists` are the names of those to be confirmed, where there is a choice of lists. `welcome` is the id of a list that
+    has a welcome of its own (`own_welcome`).
+    """
     desk = _desk(language, templates)
     words = desk.words
     title = desk.quiet(templates.config.title)
-    texts = {key: words[f"{notice}_{key}"].format(title=title) for key in ("subject", "heading", "text", "button")}
-    if notice == "confirm":
-        texts["note"] = words["confirm_note"].format(title=title)
-    return desk.edition(notice, texts["subject"], {"notice": texts}, key=notice), desk.findings
+    comma = "، " if language.partition("-")[0] == "ar" else ", "
+    named = comma.join(name for name in map(desk.quiet, lists) if name)
+    parts = ["subject", "heading", "text"]
+    parts += ["button"] if f"{notice}_button" in words.words else []
+    parts += ["note"] if f"{notice}_note" in words.words else []
+    texts = {part: words[f"{notice}_{part}"].format(title=title, lists=named or title) for part in parts}
+    if notice == "confirm" and named and "{lists}" not in words["confirm_text"]:
+        texts["text"] += " " + words["confirm_lists"].format(title=title, lists=named)
+    if other := next((words.lent[name] for name in words.lent if name.startswith(f"{notice}_")), None):
+        where = Where(path=templates.config.shown(_find(templates.config, "labels.yaml")))
+        message = f"{words.language} has no words for the mail {notice}: those of {other} stand in"
+        desk.report("theme.labels", "warning", where, message, f"add {notice}_subject: and so on (docs/templates.md)")
+    name = f"welcome-{welcome}" if welcome else notice
+    return desk.edition(name, texts["subject"], {"notice": texts}, key=notice, notice=notice), desk.findings
+
+
+def own_welcome(config: Config, list: str) -> bool:
+    """Whether the workspace has a welcome for this list: templates/welcome-<id>.mjml.j2, welcome-<id>.txt.j2."""
+    return any((config.templates / f"welcome-{list}{ending}").is_file() for ending in _ENDINGS)
+
+
+_ENDINGS = (".mjml.j2", ".txt.j2")
 
 
 def _desk(language: str, templates: Templates) -> _Desk:
@@ -430,27 +469,36 @@ class _Desk:
             "why": self.words["why"].format(title=self.quiet(config.title)),
         }
 
-    def edition(self, name: str, subject: str, context: dict[str, Any], *, key: str) -> Edition:
+    def edition(
+        self, name: str, subject: str, context: dict[str, Any], *, key: str, notice: Notice | None = None
+    ) -> Edition:
         config = self.config
         context = self.surroundings(context)
-        mjml, origins = self.rendered(f"{name}.mjml.j2", context)
-        text, text_origins = self.rendered(f"{name}.txt.j2", context)
+        sources = [name + ending for ending in _ENDINGS]
+        if notice:  # a list's own welcome may have one part only, and share the other
+            sources = [each if _find(config, each).is_file() else notice + each[len(name) :] for each in sources]
+        mjml, origins = self.rendered(sources[0], context)
+        text, text_origins = self.rendered(sources[1], context)
         for output, places in ((mjml, origins), (text, text_origins)):
             for slot in SLOT.finditer(output):
                 if slot[1] not in SLOTS:
                     help = f"the slots are {', '.join(sorted(SLOTS))}"
                     message = f"{slot[0]} is not a slot{nearest(slot[1], SLOTS)}"
                     self.report("template.slot", "error", places.find(slot.start()).template, message, help)
-        for template, output in ((f"{name}.mjml.j2", mjml), (f"{name}.txt.j2", text)):
+        for template, output in zip(sources, (mjml, text), strict=True):
+            where = Where(path=config.shown(_find(config, template)))
+            needed = _NEEDED.get(notice) if notice else None
             if not output.strip():
-                where = Where(path=config.shown(_find(config, template)))
                 self.report("template.empty", "error", where, "nothing comes out of it", "compare it with the sample's")
+            elif needed and f"@@{needed}@@" not in output:
+                message = f"@@{needed}@@ is not in it, and the mail is sent for nothing else"
+                self.report("template.slot", "error", where, message, "compare it with the sample's")
         if mjml.strip():
             self.findings += lint(mjml, origins)
         if self.failed:
             raise TemplateError(self.findings)
         html = self.styled(compile_mjml(mjml, origins=origins), context)
-        bulk = name == "digest"
+        bulk = notice is None
         title = self.quiet(config.title)
         host = urlsplit(config.base_url).hostname or "localhost"
         return Edition(

@@ -51,7 +51,8 @@ def confirm(
         row = query.filter(pk=subscription).first()
         if row is None:
             raise NotFound("there is no such subscription any more; the person can sign up anew")
-        suppression = Suppression.objects.filter(pk=row.subscriber.address_key).first()
+        # Held: a complaint that comes at this moment must not be lifted as the bounce that it replaces.
+        suppression = Suppression.objects.select_for_update().filter(pk=row.subscriber.address_key).first()
         lifted = suppression.reason if suppression and suppression.reason in LIFTED_BY_OPT_IN else ""
         withheld = suppression.reason if suppression and not lifted else ""
         before = row.state

@@ -13,7 +13,7 @@ from django.db import connection
 
 from newsletter.store.queue import QUEUE
 
-PRIORITY = {"wake": 20}  # the higher goes first; 0 for the rest
+PRIORITY = {"wake": 20, "answer_wishes": 15}  # the higher goes first; 0 for the rest
 
 
 def ring(task: str, **ids: int) -> None:

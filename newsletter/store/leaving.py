@@ -109,8 +109,8 @@ def leave(
                 events.append((link.subscriber, list, language, how, json.dumps(evidence), at))
             if events:
                 cursor.executemany(
-                    "INSERT INTO consent (subscriber_id, list_id, kind, text, text_version, language, how, evidence, at)"
-                    " VALUES (%s, %s, 'unsubscribe', '', '', %s, %s, %s, %s)",
+                    "INSERT INTO consent (subscriber_id, list_id, kind, text, text_version, language, how, evidence,"
+                    " at) VALUES (%s, %s, 'unsubscribe', '', '', %s, %s, %s, %s)",
                     events,
                 )
         return tuple(list for list, _ in left)
@@ -180,7 +180,9 @@ class Place:
 
 def place(link: Link, *, now: datetime | None = None) -> Place | None:
     """None when there is nobody whom the link could be about: the person was erased, or the mail was a test."""
-    person = None if link.test else Subscriber.objects.filter(pk=link.subscriber).first()
+    if link.test or link.subscriber is None:
+        return None
+    person = Subscriber.objects.filter(pk=link.subscriber).first()
     if person is None:
         return None
     subscriptions = _subscriptions(person)
@@ -288,7 +290,7 @@ def reason(link: Link, choice: str, words: str = "", *, language: str = "", now:
 
 def _held(link: Link) -> Subscriber | None:
     """The person, whom nobody erases or signs up before this transaction ends."""
-    if link.test:
+    if link.test or link.subscriber is None:
         return None
     return Subscriber.objects.select_for_update().filter(pk=link.subscriber).first()
 

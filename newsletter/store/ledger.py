@@ -15,6 +15,7 @@ import json
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
@@ -199,16 +200,19 @@ def _intend(
     grant: Callable[[Any, int], int] | None,
 ) -> Turn:
     """pending → sending for what may be sent, pending → skipped for who left or must not be mailed."""
-    # One-off mail is asked for: only a complaint or a dead address stops it.
-    unwanted = " AND reason IN ('bounce', 'complaint')" if claimed.kind == "oneoff" else ""
+    # One-off mail is asked for: only a complaint or a dead address stops it. Not even that a confirmation, by which the
+    # person says that the address lives.
+    unwanted = {"issue": "", "oneoff": " AND reason IN ('bounce', 'complaint')", "confirm": " AND reason = 'complaint'"}
+    # Nor does a pause; of an issue, who paused shows as nobody's name, which costs no look-up more.
+    name = "name" if claimed.kind == "oneoff" else f"CASE WHEN paused_until > {float(now)!r} THEN NULL ELSE name END"
     joined = "'subscribed'"
     if claimed.list is not None:
         joined = (
             f"(SELECT state FROM subscription WHERE list_id = {int(claimed.list)} AND subscriber_id = d.subscriber_id)"
         )
     cursor.execute(
-        "SELECT d.id, d.address, (SELECT name FROM subscriber WHERE id = d.subscriber_id), d.slots,"
-        f" (SELECT reason FROM suppression WHERE address_key = d.address_key{unwanted}), {joined}"
+        f"SELECT d.id, d.address, (SELECT {name} FROM subscriber WHERE id = d.subscriber_id), d.slots,"
+        f" (SELECT reason FROM suppression WHERE address_key = d.address_key{unwanted[claimed.share]}), {joined}"
         " FROM delivery d WHERE d.id BETWEEN %s AND %s AND d.state = 'pending' AND d.not_before <= %s"
         " ORDER BY d.id LIMIT %s",
         (start, claimed.last, now, limit),
@@ -216,10 +220,11 @@ def _intend(
     rows = cursor.fetchall()
     if not rows:
         return Turn(due=(), next=claimed.last + 1)
+    unpaused = claimed.kind == "oneoff"
     due = [
         Due(id, address, name or "", slots)
         for id, address, name, slots, suppressed, subscription in rows
-        if address and suppressed is None and subscription == "subscribed"
+        if address and suppressed is None and subscription == "subscribed" and (unpaused or name is not None)
     ]
     granted = grant(cursor, len(due)) if grant and due else len(due)
     full = granted < len(due)
@@ -229,14 +234,8 @@ def _intend(
         if not rows:
             return Turn(due=(), next=start, full=True)
     sent = len(due)
-    for id, address, _, _, suppressed, subscription in rows if sent < len(rows) else ():
-        if not (address and suppressed is None and subscription == "subscribed"):
-            why = f"suppressed: {suppressed}" if suppressed else subscription or "left the list"
-            why = why if address else "erased"
-            cursor.execute(
-                "UPDATE delivery SET state = 'skipped', detail = %s, at = %s WHERE id = %s AND state = 'pending'",
-                (why, now, id),
-            )
+    if sent < len(rows):
+        _skip(cursor, rows, {each.id for each in due}, now)
     last = rows[-1][0]
     cursor.execute(
         "UPDATE delivery SET state = 'sending', epoch = %s, way = %s, attempts = attempts + 1, at = %s"
@@ -251,6 +250,38 @@ def _intend(
         sending = {id for (id,) in cursor.fetchall()}
         due = [each for each in due if each.id in sending]
     return Turn(due=tuple(due), next=last + 1, full=full)
+
+
+def _skip(cursor: Any, rows: Sequence[tuple[Any, ...]], due: Collection[int], now: float) -> None:
+    """pending → skipped, with the reason, for the rows of an intent that are not due."""
+    for id, address, _, _, suppressed, subscription in rows:
+        if id in due:
+            continue
+        if not address:
+            why = "erased"
+        elif suppressed:
+            why = f"suppressed: {suppressed}"
+        elif subscription != "subscribed":
+            why = subscription or "left the list"
+        else:
+            cursor.execute(
+                "SELECT paused_until FROM subscriber WHERE id = (SELECT subscriber_id FROM delivery WHERE id = %s)",
+                (id,),
+            )
+            person = cursor.fetchone()
+            why = paused_words(person[0]) if person else "left the list"
+        cursor.execute(
+            "UPDATE delivery SET state = 'skipped', detail = %s, at = %s WHERE id = %s AND state = 'pending'",
+            (why, now, id),
+        )
+
+
+def paused_words(until: float | None) -> str:
+    """ "paused until 2026-12-24", the day in UTC; "paused" when that is not known, or further off than a calendar."""
+    try:
+        return f"paused until {datetime.fromtimestamp(until or 0.0, UTC):%Y-%m-%d}" if until else "paused"
+    except (OverflowError, ValueError, OSError):
+        return "paused"
 
 
 def _answers(results: Iterable[tuple[int, Outcome]]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from django.db import connection, transaction
@@ -26,7 +27,7 @@ from newsletter.moments import Schedule, moments_of, shown, shown_local, span
 from newsletter.rendering.edition import Edition as RenderedEdition
 from newsletter.store import models
 from newsletter.store.doorbell import ring
-from newsletter.store.editions import frozen
+from newsletter.store.editions import frozen, keep_images
 from newsletter.store.ledger import tally
 
 BATCH = 1000  # deliveries
@@ -90,6 +91,7 @@ def open_mailing(
             state="scheduled" if schedule else "opening",
             provider=provider,
             manifest_hash=manifest_hash,
+            private=any(edition.private for edition in editions.values()),
             plan={"done": 0, "range": RANGE, "language": default_language, "meaning": meaning},
             created_at=now,
             watched_at=now,
@@ -99,6 +101,7 @@ def open_mailing(
         for language, edition in editions.items():
             content, hash = frozen(edition)
             models.Edition.objects.create(mailing=mailing, language=language, hash=hash, content=content)
+        keep_images(image for edition in editions.values() for image in edition.images)
         ring("write_down", mailing=mailing.pk)
     return Opened(mailing=mailing.pk, joined=False)
 
@@ -294,6 +297,8 @@ def _write_range(
     of_source = [*in_range, plan["done"], top]
     suppressed = "EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key)"
     reached = "EXISTS (SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = %s)"
+    now = time.time()
+    paused = f"coalesce(s.paused_until > {now!r}, FALSE)"
     _lock_ids(cursor)
     # Nobody has it yet when this is the round's only mailing; then its unique key alone is the guard.
     fresh = not models.Mailing.objects.filter(round=mailing.round).exclude(pk=mailing.pk).exists()
@@ -309,9 +314,10 @@ def _write_range(
         " attempts, not_before, at, provider_ref, detail)"
         " SELECT %s, id, %s, address, address_key, language, 'pending', 0, 0, not_before, %s, '', %s FROM ("
         f"SELECT s.id, s.address, s.address_key, {language} AS language, {moment} AS not_before{source}"
-        f" AND n.state = 'subscribed' AND {chosen} AND NOT {suppressed}{unreached}) AS chosen ORDER BY {order}",
+        f" AND n.state = 'subscribed' AND {chosen} AND NOT {paused} AND NOT {suppressed}{unreached}) AS chosen"
+        f" ORDER BY {order}",
         [
-            *(mailing.pk, mailing.round_id, time.time(), WAITING),
+            *(mailing.pk, mailing.round_id, now, WAITING),
             *language_values,
             *moment_values,
             *of_source,
@@ -338,7 +344,8 @@ def _write_range(
     if subscribed > written:
         cursor.execute(
             f"SELECT CASE WHEN NOT ({chosen}) THEN 'not in the segment' WHEN {suppressed} THEN 'suppressed'"
-            f" ELSE 'already has it' END AS why, count(*){source} AND n.state = 'subscribed' GROUP BY 1",
+            f" WHEN {paused} THEN 'paused' ELSE 'already has it' END AS why, count(*){source}"
+            " AND n.state = 'subscribed' GROUP BY 1",
             [*chosen_values, *of_source],
         )
         why |= dict(cursor.fetchall())
@@ -572,6 +579,18 @@ def _youngest_doubt(mailing: int) -> float | None:
 # --- one-off mail -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class Letter:
+    """One mail to one person. `key` says what it is, "confirm:7", and leaves once; `edition.key` names the kind."""
+
+    edition: RenderedEdition
+    key: str
+    address: str
+    address_key: bytes
+    slots: Mapping[str, str]
+    subscriber: int | None = None
+
+
 def post(
     edition: RenderedEdition,
     *,
@@ -587,46 +606,97 @@ def post(
     `key` says what it is, "confirm:7:1": a second call with the same key gives None and sends nothing. `edition.key`
     names the kind. Otherwise the delivery's id.
     """
+    letter = Letter(
+        edition=edition, key=key, address=address, address_key=address_key, slots=slots, subscriber=subscriber
+    )
+    return post_many([letter], provider=provider)[0]
+
+
+def post_many(letters: Sequence[Letter], *, provider: str) -> list[int | None]:
+    """What `post` does, for many at once and in one transaction: the delivery of each, or None.
+
+    Those of one edition come to stand in one batch. Up to some hundreds: nobody else makes deliveries meanwhile.
+    """
+    if not letters:
+        return []
     now = datetime.now(UTC)
-    content, hash = frozen(edition)
-    with transaction.atomic():
-        mailing = models.Mailing.objects.filter(kind="oneoff", name=edition.key).first()
-        if mailing is None:
-            mailing = models.Mailing.objects.create(
-                kind="oneoff",
-                name=edition.key,
-                state="sending",
-                provider=provider,
-                on_doubt="resend",
-                created_at=now,
-                opened_at=now,
-                watched_at=now,
-            )
-        frozen_edition, _ = models.Edition.objects.get_or_create(
-            mailing=mailing, language=edition.language, hash=hash, defaults={"content": content}
+    by_edition: dict[RenderedEdition, list[Letter]] = {}
+    for letter in letters:
+        by_edition.setdefault(letter.edition, []).append(letter)
+    posted: dict[str, int] = {}
+    with transaction.atomic(), connection.cursor() as cursor:
+        _lock_ids(cursor)  # before the mailing is looked for: two workers must not make one each
+        counts: dict[int, int] = {}
+        for edition, its_letters in by_edition.items():
+            mailing, frozen_edition = _frozen_for_one(edition, provider, now)
+            ids = _insert_letters(cursor, mailing, its_letters, edition.language)
+            posted |= ids
+            for first, last in _runs(sorted(ids.values())):
+                _add_batches(cursor, mailing, frozen_edition, first, last)
+            if ids:
+                counts[mailing] = counts.get(mailing, 0) + len(ids)
+        for mailing, count in sorted(counts.items()):
+            models.Mailing.objects.filter(pk=mailing).update(audience=F("audience") + count, watched_at=now)
+        if posted:
+            ring("wake")
+    return [posted.pop(letter.key, None) for letter in letters]
+
+
+def _frozen_for_one(edition: RenderedEdition, provider: str, now: datetime) -> tuple[int, int]:
+    """The mailing that all mail of a kind belongs to, and the edition as it is frozen there."""
+    mailing = models.Mailing.objects.filter(kind="oneoff", name=edition.key).order_by("pk").first()
+    if mailing is None:
+        mailing = models.Mailing.objects.create(
+            kind="oneoff",
+            name=edition.key,
+            state="sending",
+            provider=provider,
+            on_doubt="resend",
+            created_at=now,
+            opened_at=now,
+            watched_at=now,
         )
-        with connection.cursor() as cursor:
-            _lock_ids(cursor)
-            cursor.execute(
-                "INSERT INTO delivery (mailing_id, subscriber_id, key, address, address_key, language, slots, state,"
-                " epoch, attempts, not_before, at, provider_ref, detail)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, %s, '', %s)"
-                " ON CONFLICT DO NOTHING RETURNING id",
-                (
-                    *(mailing.pk, subscriber, key, address, address_key, edition.language),
-                    json.dumps(dict(slots), ensure_ascii=False),
-                    time.time(),
-                    WAITING,
-                ),
-            )
-            row = cursor.fetchone()
-            if row is None:
-                return None
-            id = int(row[0])
-            models.Mailing.objects.filter(pk=mailing.pk).update(audience=F("audience") + 1, watched_at=now)
-            _add_batches(cursor, mailing.pk, frozen_edition.pk, id, id)
-        ring("wake")
-    return id
+    content, hash = _frozen(edition)
+    row, new = models.Edition.objects.only("pk").get_or_create(
+        mailing=mailing, language=edition.language, hash=hash, defaults={"content": content}
+    )
+    if new:
+        keep_images(edition.images)
+    return mailing.pk, row.pk
+
+
+_frozen = lru_cache(maxsize=16)(frozen)  # of single mail: the same few over and over
+
+
+def _insert_letters(cursor: Any, mailing: int, letters: Sequence[Letter], language: str) -> dict[str, int]:
+    """The ids of the deliveries that are new, by their keys."""
+    at, ids = time.time(), dict[str, int]()
+    for start in range(0, len(letters), 50):  # SQLite takes 999 values in a statement, by the oldest limit
+        part = letters[start : start + 50]
+        row = "(%s, %s, %s, %s, %s, %s, %s, 'pending', 0, 0, 0, %s, '', %s)"
+        values: list[object] = []
+        for each in part:
+            slots = json.dumps(dict(each.slots), ensure_ascii=False)
+            values += (mailing, each.subscriber, each.key, each.address, each.address_key, language, slots, at, WAITING)
+        cursor.execute(
+            "INSERT INTO delivery (mailing_id, subscriber_id, key, address, address_key, language, slots, state,"
+            f" epoch, attempts, not_before, at, provider_ref, detail) VALUES {', '.join([row] * len(part))}"
+            " ON CONFLICT DO NOTHING RETURNING key, id",
+            values,
+        )
+        ids |= cursor.fetchall()
+    return ids
+
+
+def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbouring ids as ranges, both ends included: a batch holds no id between that another mail might have."""
+    runs: list[tuple[int, int]] = []
+    for id in ids:
+        if runs and runs[-1][1] == id - 1:
+            runs[-1] = (runs[-1][0], id)
+        else:
+            runs.append((id, id))
+    return runs
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Nothing here writes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -105,6 +106,7 @@ def _places(
         segment, values = here.query.sql_with_params()
         arms += f" WHEN NOT EXISTS ({segment}) THEN 'not in the segment'"
     arms += " WHEN EXISTS (SELECT 1 FROM suppression x WHERE x.address_key = s.address_key) THEN 'suppressed'"
+    arms += f" WHEN s.paused_until > {time.time()!r} THEN 'paused'"
     round = None if again else models.Round.objects.filter(issue=issue).order_by("-number").first()
     if round:
         reached = f"SELECT 1 FROM delivery d WHERE d.subscriber_id = s.id AND d.round_id = {round.pk}"
@@ -114,7 +116,7 @@ def _places(
         f"(SELECT CASE{arms} ELSE {language} END AS place, {zone} AS zone FROM subscription n"
         f" JOIN subscriber s ON s.id = n.subscriber_id WHERE n.list_id = %s LIMIT {_ALL}) AS counted"
     )
-    names = [*dict.fromkeys(languages), *reasons, "not in the segment", "suppressed", "already has it"]
+    names = [*dict.fromkeys(languages), *reasons, "not in the segment", "suppressed", "paused", "already has it"]
     return names, query, [*values, *language_values, list]
 
 

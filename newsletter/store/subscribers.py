@@ -1,4 +1,4 @@
-"""One person at a time: found, added, unsubscribed, suppressed, tagged, erased, and all that is known of them.
+"""One person at a time: found, added, unsubscribed, suppressed, tagged, erased. What is known of them: dossier.py.
 
 The texts of errors never hold an address; whoever shows them says whom they are about.
 """
@@ -6,13 +6,10 @@ The texts of errors never hold an address; whoever shows them says whom they are
 from __future__ import annotations
 
 import difflib
-import json
-import mmap
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from django.db import connection, transaction
@@ -37,7 +34,9 @@ from newsletter.store.models import (
     Subscription,
     Suppression,
     Tag,
+    Wish,
 )
+from newsletter.store.traces import holds
 
 Reason = Literal["bounce", "complaint", "erased", "manual"]
 
@@ -101,7 +100,7 @@ def add(
     names = _names(tags)
     kept = _attributes(attributes or {})
     with transaction.atomic():
-        person, created = Subscriber.objects.select_for_update().get_or_create(
+        person, created = Subscriber.objects.select_for_update(no_key=True).get_or_create(
             address_key=key, defaults={"address": address.strip(), "attributes": kept, "created_at": now, **given}
         )
         # Asked once the person is locked: an erasure at this moment has either ended, or waits for us.
@@ -288,6 +287,7 @@ def refusal(suppression: Suppression) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Erased:
     known: bool  # False: there was no subscriber with the address
+    wishes: int  # that were made at the pages: sign-ups that nobody confirmed, and the like
     deliveries: int  # that have forgotten whom they went to
     skipped: int  # of those, mail that waited and is not sent
     under_way: int  # of those, handed to a provider at this very moment
@@ -297,7 +297,7 @@ class Erased:
 
 def erase(config: Config, address: str, *, now: datetime | None = None) -> Erased:
     """Forgets a person: afterwards the database holds the address nowhere, and only a key that keeps it from coming
-    back. A complaint or a suppression by hand stays what it is.
+    back; likewise the addresses that they had before. A complaint or a suppression by hand stays what it is.
 
     Deliveries stay for the counts and lose subscriber and address; what waits is skipped. Copies of the database and
     what left already are out of reach. Raises `NotFound` when nothing is known of the address, `AddressError`.
@@ -305,25 +305,31 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
     now = now or datetime.now(UTC)
     key = address_key(config, address)
     with transaction.atomic():
+        # What was asked for comes first, as where it is granted: then either there is a person for us, or no wish left.
+        known = Subscriber.objects.filter(address_key=key).first()
+        list(wishes_of(known, [key]).select_for_update(of=("self",)).order_by("pk").values_list("pk", flat=True))
         # Whoever writes recipients down holds their mailing's row: nobody does while we look, or after we looked.
-        list(
-            Mailing.objects.select_for_update().filter(state__in=("scheduled", "opening")).values_list("pk", flat=True)
-        )
+        hold_openings()
         person = Subscriber.objects.select_for_update().filter(address_key=key).first()
         suppression = Suppression.objects.select_for_update().filter(pk=key).first()
-        deliveries = _deliveries(person, key)
-        forms = _forms([address, *([person.address] if person else []), *deliveries.values_list("address", flat=True)])
+        keys = {key, *(former_keys(person) if person else ())}
+        deliveries, wishes = deliveries_of(person, keys), wishes_of(person, keys)
+        written = [row for query in (deliveries, wishes) for row in query.values_list("address", flat=True)]
+        forms = _forms([address, *([person.address] if person else []), *written])
         counts = dict.fromkeys(("pending", "sending"), 0)
         total = 0
         for row in deliveries.only("pk", "state", "key", "provider_ref", "detail"):
             total += 1
             counts[row.state] = counts.get(row.state, 0) + 1
             _forget_words(row, forms)
-        if not (person or suppression or total):
+        forgotten, _ = wishes.delete()
+        if not (person or suppression or total or forgotten):
             raise NotFound("nothing is known of it")
         _forget(deliveries, now)
         if person:
             person.delete()
+        for former in keys - {key}:
+            Suppression.objects.get_or_create(address_key=former, defaults={"reason": "erased", "at": now})
         if suppression is None:
             Suppression.objects.create(address_key=key, reason="erased", at=now)
         elif suppression.reason == "bounce":
@@ -334,6 +340,7 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
             suppression.save()
     return Erased(
         known=person is not None,
+        wishes=forgotten,
         deliveries=total,
         skipped=counts["pending"],
         under_way=counts["sending"],
@@ -342,10 +349,34 @@ def erase(config: Config, address: str, *, now: datetime | None = None) -> Erase
     )
 
 
-def _deliveries(person: Subscriber | None, key: bytes) -> QuerySet[Delivery]:
+def hold_openings() -> None:
+    """Lets nobody write recipients down until this transaction ends. Whoever does now is waited for: a quarter of a
+    second, as a rule."""
+    opening = Mailing.objects.select_for_update().filter(state__in=("scheduled", "opening")).order_by("pk")
+    list(opening.values_list("pk", flat=True))
+
+
+def deliveries_of(person: Subscriber | None, keys: Iterable[bytes]) -> QuerySet[Delivery]:
     """What was sent to a person, and what went to the address without a subscriber (a confirmation, an alert)."""
-    alone = Q(subscriber__isnull=True, address_key=key)
+    alone = Q(subscriber__isnull=True, address_key__in=[*keys])
     return Delivery.objects.filter(Q(subscriber=person) | alone if person else alone)
+
+
+def wishes_of(person: Subscriber | None, keys: Iterable[bytes]) -> QuerySet[Wish]:
+    """What a person asked for at the pages, and whoever else typed their address."""
+    typed = Q(address_key__in=[*keys])
+    return Wish.objects.filter(Q(subscriber=person) | typed if person else typed)
+
+
+FORMER_KEY = "former_key"  # in the evidence of an `address` event: the key of the address before, in hexadecimal
+
+
+def former_keys(person: Subscriber) -> set[bytes]:
+    """The keys of the addresses that a person had before, as far as they are nobody else's by now."""
+    events = Consent.objects.filter(subscriber=person, kind="address").values_list("evidence", flat=True)
+    keys = {bytes.fromhex(evidence[FORMER_KEY]) for evidence in events if FORMER_KEY in evidence}
+    others = Subscriber.objects.filter(address_key__in=[*keys]).exclude(pk=person.pk)
+    return keys - {person.address_key, *(bytes(key) for key in others.values_list("address_key", flat=True))}
 
 
 def _forms(addresses: Iterable[str]) -> set[str]:
@@ -395,19 +426,27 @@ def _journal_kept() -> bool:
     return bool(busy)
 
 
-def in_file(path: Path, forms: Iterable[str]) -> bool:
-    """Whether a text stands anywhere in an SQLite file, in use or not, in any casing.
+COMPACT_LIMIT = 1_000_000_000  # octets: up to here an erasure writes the file anew by itself, in about ten seconds
+
+
+def clean_file(config: Config, erased: Erased, *, always: bool = False) -> Literal["clean", "journal", "large"]:
+    """Sees to it that an SQLite file holds what was erased nowhere, in use or not. PostgreSQL needs none of it.
 
     `secure_delete` (settings.py) writes zeros over what is deleted. It misses what SQLite left behind when it divided a
-    page among others: measured, 30 of 5,000 addresses after heavy changes. Other addresses that end like this one are
-    found as well.
-
-    Call it when this process has no connection to the file: closing a file takes SQLite's locks on it away.
+    page among others: measured, 30 of 5,000 addresses after heavy changes. Where that is found, or `always`, the file
+    is written anew. "journal": somebody reads, so that old pages are kept until that ends. "large": it was found, and
+    the file is too large to do that unasked.
     """
-    written = [each.encode() for form in forms for each in {form, json.dumps(form)[1:-1]}]
-    pattern = re.compile(b"|".join(re.escape(each) for each in written), re.IGNORECASE)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return pattern.search(content) is not None
+    if config.database_url:
+        return "clean"
+    if erased.journal:
+        return "journal"
+    if not always and not holds(config.database, erased.forms):
+        return "clean"
+    if not always and config.database.stat().st_size > COMPACT_LIMIT:
+        return "large"
+    compact()
+    return "clean"
 
 
 def compact() -> None:
@@ -416,43 +455,3 @@ def compact() -> None:
     with connection.cursor() as cursor:
         cursor.execute("VACUUM")
     _journal_kept()
-
-
-# --- everything known of one person -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Everything known of an address. Without a subscriber it may still be suppressed, or have had a confirmation."""
-
-    subscriber: Subscriber | None
-    tags: tuple[str, ...]
-    subscriptions: tuple[Subscription, ...]  # with list and consent
-    consents: tuple[Consent, ...]  # with list; oldest first
-    suppression: Suppression | None
-    deliveries: tuple[Delivery, ...]  # with mailing and its round; newest first
-
-
-def profile(config: Config, address: str) -> Profile:
-    """Raises `NotFound` when nothing is known of the address, `AddressError` for what is none."""
-    key = address_key(config, address)
-    person = Subscriber.objects.filter(address_key=key).first()
-    suppression = Suppression.objects.filter(pk=key).first()
-    deliveries = tuple(_deliveries(person, key).select_related("mailing__round").order_by("-pk"))
-    if not (person or suppression or deliveries):
-        raise NotFound("nothing is known of it")
-    subscriptions: Iterable[Subscription] = ()
-    consents: Iterable[Consent] = ()
-    tags: Iterable[str] = ()
-    if person:
-        subscriptions = Subscription.objects.filter(subscriber=person).select_related("list", "consent").order_by("pk")
-        consents = Consent.objects.filter(subscriber=person).select_related("list").order_by("at", "pk")
-        tags = [each.tag.name for each in SubscriberTag.objects.filter(subscriber=person).select_related("tag")]
-    return Profile(
-        subscriber=person,
-        tags=tuple(sorted(tags)),
-        subscriptions=tuple(subscriptions),
-        consents=tuple(consents),
-        suppression=suppression,
-        deliveries=deliveries,
-    )

@@ -63,6 +63,7 @@ def ask(
     name: str = "",
     text: str = "",
     text_version: str = "",
+    text_language: str = "",
     subscriber: int | None = None,
     proof: bytes | None = None,
     delay: float = 0.0,
@@ -70,10 +71,11 @@ def ask(
 ) -> Asked:
     """Keeps what somebody asked for; a mail will answer it. It is on the disk when this returns.
 
-    `how` is "page", "form" (which came from another site) or "preferences"; `network` where it came from; `text` the
-    exact words of consent that the person saw. `proof` is a proof of work that was verified (web/proof.py), which
-    counts once: without one, the mail waits for `config.web.delay` seconds while the pressure is high. `delay` is how
-    long it waits in any case. Raises `AddressError` for what is no address, `InputError` for a name that is too long.
+    `how` is "page", "form" (which came from another site) or "preferences"; `network` where it came from; `language`
+    the one that was chosen; `text` the exact words of consent that the person saw, in `text_language`. `proof` is a
+    proof of work that was verified (web/proof.py), which counts once: without one, the mail waits for
+    `config.web.delay` seconds while the pressure is high. `delay` is how long it waits in any case. Raises
+    `AddressError` for what is no address, `InputError` for a name that is too long.
     """
     now = time.time() if now is None else now
     key = address_key(config, address)
@@ -88,6 +90,7 @@ def ask(
         "lists": json.dumps(list(lists)),
         "text": text,
         "text_version": text_version,
+        "text_language": text_language,
         "how": how,
         "network": network,
         "reason": "",
@@ -153,18 +156,13 @@ def until_calm(config: Config, network: str, now: float) -> int:
 
 def forget_rates(now: float) -> int:
     """Removes the counts of slots of time that are over: how many. For a duty."""
-    gone = 0
-    for chosen, length in ((Rate.objects.filter(scope=_ALL), _MINUTE), (_of_networks(), _HOUR)):
-        gone += chosen.filter(slot__lt=int(now // length)).delete()[0]
-    return gone
+    minutes = Rate.objects.filter(scope=_ALL, slot__lt=int(now // _MINUTE))
+    hours = Rate.objects.filter(scope__startswith=f"{_ALL} ", slot__lt=int(now // _HOUR))
+    return minutes.delete()[0] + hours.delete()[0]
 
 
 _ALL = "wish"
 _MINUTE, _HOUR = 60, 3600
-
-
-def _of_networks() -> Any:
-    return Rate.objects.filter(scope__startswith=f"{_ALL} ")
 
 
 def _length(scope: str) -> int:
@@ -302,7 +300,8 @@ def grant(
 
 def _person(wish: Wish, at: datetime) -> Subscriber:
     """The subscriber of a wish, made or found, locked, with the name and the language that were asked for."""
-    person, created = Subscriber.objects.select_for_update().get_or_create(
+    # No key: whoever leaves holds a subscription, and then looks whether the person of the event is there.
+    person, created = Subscriber.objects.select_for_update(no_key=True).get_or_create(
         address_key=bytes(wish.address_key),
         defaults={"address": wish.address, "name": wish.name, "language": wish.language, "created_at": at},
     )

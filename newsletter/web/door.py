@@ -11,15 +11,16 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import Error, close_old_connections, connection
+from whitenoise import WhiteNoise
 
 from newsletter.store.schema import database_down
 from newsletter.web import shelf
-from newsletter.web.site import Site
+from newsletter.web.site import HERE, Site
 from newsletter.web.words import Words, wished, words_for
 
 log = logging.getLogger("newsletter.web")
@@ -27,6 +28,7 @@ logging.getLogger("django.request").setLevel(logging.CRITICAL)  # it names paths
 
 LARGEST_BODY = 64 * 1024  # octets; the largest form of ours has 5,000
 LONGEST_PATH = 2048
+MOST_FIELDS = 50  # of a query; Django refuses more than a hundred where nobody catches it
 NETWORK = "newsletter.network"  # the key of the visitor's network in a request's environment
 
 StartResponse = Callable[..., Any]
@@ -54,10 +56,10 @@ class Door:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._django = WSGIHandler()
+        self._behind = _static_files(WSGIHandler())
         self._shelf = shelf.Shelf(site)
         self._trusted = [ip_network(each) for each in site.config.web.proxies]
-        self._guards = dict(GUARDS)
+        self._guards = {**GUARDS, "Cache-Control": "no-store"}
         if urlsplit(site.config.base_url).scheme == "https":
             self._guards.update([HSTS])
 
@@ -79,11 +81,13 @@ class Door:
             length = int(environ.get("CONTENT_LENGTH") or 0)
         except ValueError:
             length = -1
-        if not 0 <= length <= LARGEST_BODY or len(path) > LONGEST_PATH:
+        query = environ.get("QUERY_STRING", "")
+        large = len(path) > LONGEST_PATH or len(query) > LONGEST_PATH or query.count("&") >= MOST_FIELDS
+        if large or not 0 <= length <= LARGEST_BODY:
             return self._say(environ, start_response, "413 Content Too Large", "too_large")
         environ[NETWORK] = network_of(environ, self._trusted)
         try:
-            return self._django(environ, self._guarding(start_response))
+            return self._behind(environ, self._guarding(start_response))
         except Exception as error:  # Django lets it through: DEBUG_PROPAGATE_EXCEPTIONS
             return self._failed(environ, start_response, error)
 
@@ -131,6 +135,16 @@ class Door:
         }
         start_response(status, [*self._guarded(headers), *headers.items()])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def _static_files(application: Application) -> Application:
+    """The files of static/ in front of an application. Pages name them with a hash of their content behind a question
+    mark, so they are kept for ever. Not the style sheet: it is whole only with the workspace's colours before it."""
+    served = WhiteNoise(application, allow_all_origins=False, immutable_file_test=lambda path, url: True)
+    for path in (HERE / "static").iterdir():
+        if path.name != "pages.css":
+            served.add_file_to_dictionary(f"/static/{path.name}", str(path))
+    return cast("Application", served)
 
 
 def _plain_page(site: Site, words: Words, key: str) -> str:

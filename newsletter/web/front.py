@@ -15,12 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, Protocol
 
-from newsletter.web.door import GUARDS, LARGEST_BODY, Door
+from newsletter.web.door import GUARDS, LARGEST_BODY, Door, route_of
 
 log = logging.getLogger("newsletter.web")
 
 BODY_TIME = 10.0  # seconds in which a form must have arrived
 MOST_WAITING = 1000  # requests of a process that wait for a thread; whoever comes then is asked to come again
+
+
+Answer = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers, body."""
 
 
 class Scope(Protocol):
@@ -67,26 +71,31 @@ class Front:
 
     async def __rsgi__(self, scope: Scope, wire: Wire) -> None:
         environ = environ_of(scope)
+        try:
+            answer = await self._answer(environ, wire)
+        except TimeoutError:
+            answer = _brief(408, "The request took too long to arrive. Nothing was changed.")
+        except Exception as error:  # of the door itself: what happens behind it, it answers for
+            log.error("%s %s failed", environ["REQUEST_METHOD"], route_of(environ["PATH_INFO"]), exc_info=error)
+            answer = _brief(500, "Something went wrong on our side. Please try again in a minute.")
+        wire.response_bytes(*answer)
+
+    async def _answer(self, environ: dict[str, Any], wire: Wire) -> Answer:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            try:
-                async with asyncio.timeout(BODY_TIME):
-                    body = await _body(environ, wire)
-            except TimeoutError:
-                return _brief(wire, 408, "The request took too long to arrive. Nothing was changed.")
+            async with asyncio.timeout(BODY_TIME):
+                body = await _body(environ, wire)
             if body is None:
-                return _brief(wire, 400, "The request is not whole. Nothing was changed.")
+                return _brief(400, "The request is not whole. Nothing was changed.")
             environ["wsgi.input"] = BytesIO(body)
         if self._waiting >= MOST_WAITING:
-            return _brief(wire, 503, "Too many at once. Nothing was changed; please try again in a minute.")
+            return _brief(503, "Too many at once. Nothing was changed; please try again in a minute.")
         self._waiting += 1
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._ask, environ)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._ask, environ)
         finally:
             self._waiting -= 1
-        wire.response_bytes(*answer)
-        return None
 
-    def _ask(self, environ: dict[str, Any]) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _ask(self, environ: dict[str, Any]) -> Answer:
         status, headers = 500, list[tuple[str, str]]()
 
         def start_response(line: str, given: list[tuple[str, str]], exc_info: Any = None) -> None:
@@ -117,12 +126,12 @@ async def _body(environ: dict[str, Any], wire: Wire) -> bytes | None:
     return body
 
 
-def _brief(wire: Wire, status: int, words: str) -> None:
+def _brief(status: int, words: str) -> Answer:
     headers = [(name.lower(), value) for name, value in GUARDS.items()]
     headers += [("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store")]
     if status == 503:
         headers.append(("retry-after", "10"))
-    wire.response_bytes(status, headers, f"{words}\n".encode())
+    return status, headers, f"{words}\n".encode()
 
 
 def environ_of(scope: Scope) -> dict[str, Any]:

@@ -81,13 +81,12 @@ def _form(request: HttpRequest) -> QueryDict:
     request: nothing that a body holds may keep anybody from leaving."""
     fields = QueryDict()
     try:
-        kind = request.content_type == _FORM and request.content_params.get("charset", "utf-8").lower() == "utf-8"
-        body = request.body
-        if kind and body:
-            fields = QueryDict(body, encoding="utf-8")
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if request.content_type == _FORM and charset.lower() == "utf-8":
+            fields = QueryDict(request.body, encoding="utf-8")
     except (BadRequest, SuspiciousOperation, UnreadablePostError):
         pass
-    request.POST = fields  # type: ignore[assignment]
+    request.POST = fields
     return fields
 
 

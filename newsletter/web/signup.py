@@ -65,18 +65,22 @@ def signup(request: HttpRequest) -> HttpResponse:
 def _posted(request: HttpRequest, language: str) -> HttpResponse:
     now = time.time()
     given = request.POST
+    lists = _offered(given.getlist("list"))
     if given.get("website"):  # nobody sees that field
-        return _done(request, language)
+        return _done(request, language, lists)
     made = site().keyring.read(given.get("time", ""), "form")
     form = Form(
         # Cut a little above what is refused, so that what is shown again cannot grow without end.
         email=given.get("email", "").strip()[: LONGEST_ADDRESS + 50],
         name=given.get("name", "")[:1000],
-        lists=_offered(given.getlist("list")),
+        lists=lists,
         language=_language(given.get("language", ""), language),
         elsewhere=made is None or given.get("from") == "form",
     )
-    if wrong := _wrong(form, words_for(language)):
+    wrong = _wrong(form, words_for(language))
+    if made is None:
+        wrong.pop("list", None)  # there was nothing to tick
+    if wrong:
         return _form(request, language, form, wrong=wrong, made=made)
     consent, version = _consent(language)
     # The words may have changed between the page and its answer: then the new ones have to be seen.
@@ -93,6 +97,7 @@ def _posted(request: HttpRequest, language: str) -> HttpResponse:
         lists=form.lists,
         text=consent,
         text_version=version,
+        text_language=words_for(language).language,
         how="form" if form.elsewhere else "page",
         network=network,
         proof=proven(site().keyring, given.get("proof", "")),
@@ -100,7 +105,7 @@ def _posted(request: HttpRequest, language: str) -> HttpResponse:
     )
     if asked.pressure == "shut":
         return _shut(request, language, network, now)
-    return _done(request, language)
+    return _done(request, language, lists)
 
 
 def _wrong(form: Form, words: Words) -> dict[str, str]:
@@ -159,7 +164,7 @@ def _form(
         version=version,
         time=site().keyring.token("form", made),
         challenge="" if calm else challenge(site().keyring, now),
-        script=_script_version(),
+        script=script_version(),
         request_is_get=request.method != "POST",
     )
 
@@ -185,8 +190,11 @@ def _named(lists: Sequence[List], language: str) -> str:
     return ", ".join(words("signup.quoted", name=site().text(each.name, language)) for each in lists)
 
 
-def _done(request: HttpRequest, language: str) -> HttpResponse:
-    return page(request, "signup_done.html", language=language, reply=_with_reply(language, "signup.nothing_write"))
+def _done(request: HttpRequest, language: str, lists: Sequence[str]) -> HttpResponse:
+    """The answer to every sign-up. It may depend on what was asked for, never on who asked."""
+    confirmed = any(site().lists.lists[each].double_opt_in for each in lists)
+    reply = _with_reply(language, "signup.nothing_write")
+    return page(request, "signup_done.html", language=language, confirmed=confirmed, reply=reply)
 
 
 def _shut(request: HttpRequest, language: str, network: str, now: float) -> HttpResponse:
@@ -217,7 +225,7 @@ def _say(
 
 
 @cache
-def _script_version() -> str:
+def script_version() -> str:
     """What makes the script's address another one when the script is: it is kept by browsers for a year."""
     return hashlib.sha256((HERE / "static" / "proof.js").read_bytes()).hexdigest()[:12]
 

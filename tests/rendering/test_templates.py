@@ -29,7 +29,7 @@ from newsletter.errors import Where
 from newsletter.rendering.edition import SLOT, Edition
 from newsletter.rendering.images import load_image
 from newsletter.rendering.plaintext import WIDTH
-from newsletter.rendering.render import Templates, load_templates, render_issue, render_notice
+from newsletter.rendering.render import NOTICES, Templates, load_templates, render_issue, render_notice
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -53,8 +53,8 @@ def messages() -> Mapping[str, Edition]:
         for language in config.languages:
             for stem, issue in issues.items():
                 made[f"{name} {stem} {language}"] = render_issue(issue, language, templates)[0]
-            made[f"{name} confirm {language}"] = render_notice("confirm", language, templates)[0]
-            made[f"{name} welcome {language}"] = render_notice("welcome", language, templates)[0]
+            for notice in NOTICES:
+                made[f"{name} {notice} {language}"] = render_notice(notice, language, templates)[0]
     config, templates, issues = _workspace(HARD)
     logo = load_image("images/logo.png", config, Where(path="newsletter.yaml"))
     for language in ("en", "he"):
@@ -66,17 +66,25 @@ NAMES = [
     *(
         f"sample {each} {language}"
         for language in ("en", "es")
-        for each in (*(path.stem for path in issue_paths(ROOT / "issues")), "confirm", "welcome")
+        for each in (*(path.stem for path in issue_paths(ROOT / "issues")), *NOTICES)
     ),
     *(
         f"hard {each} {language}"
         for language in ("en", "es", "he", "ar")
-        for each in (*(path.stem for path in issue_paths(HARD / "issues")), "confirm", "welcome")
+        for each in (*(path.stem for path in issue_paths(HARD / "issues")), *NOTICES)
     ),
     "logo en",
     "logo he",
 ]
-DIGESTS = [name for name in NAMES if "confirm" not in name and "welcome" not in name]
+DIGESTS = [name for name in NAMES if not set(NOTICES) & set(name.split())]
+ALL_LINKS = {"UNSUBSCRIBE_URL", "PREFERENCES_URL", "VIEW_URL"}
+LINKS = {  # of the notices; all others carry ALL_LINKS
+    "confirm": {"CONFIRM_URL"},
+    "link": {"CONFIRM_URL"},
+    "address": {"CONFIRM_URL"},
+    "known": {"PREFERENCES_URL"},
+    "moved": set[str](),
+}
 
 
 def parsed(html: str) -> Any:
@@ -119,9 +127,19 @@ def test_a_slot_is_a_whole_line_of_the_text(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_both_parts_carry_the_same_slots(name: str) -> None:
     edition = messages()[name]
-    wanted = {"CONFIRM_URL"} if " confirm " in name else {"UNSUBSCRIBE_URL", "PREFERENCES_URL", "VIEW_URL"}
+    wanted = LINKS.get(name.split()[1], ALL_LINKS)
     assert set(SLOT.findall(edition.html)) == wanted
     assert set(SLOT.findall(edition.text)) == wanted
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.split()[1] in LINKS])
+def test_a_mail_that_a_stranger_may_have_caused_leads_nowhere_but_where_it_asks_to_go(name: str) -> None:
+    """No promotion, no link but the one (STANDARDS.md §7.9), and nothing that the stranger could have written."""
+    slots = [f"@@{slot}@@" for slot in LINKS[name.split()[1]]]
+    edition = messages()[name]
+    assert [element.get("href") for element in page(name).iter() if element.get("href") is not None] == slots
+    assert re.findall(r"@@\w+@@|\S+://\S+|www\.\S+", edition.text) == slots
+    assert "@@NAME@@" not in edition.html + edition.text + edition.subject
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -382,7 +400,9 @@ def test_the_labels_of_a_language_hold_what_is_filled_in(language: str) -> None:
         "number": {"number"},
         "source": {"source"},
         "in_language": {"language"},
-        **{key: {"title"} for key in ("why", "confirm_subject", "confirm_text", "welcome_subject", "welcome_text")},
+        "confirm_lists": {"lists"},
+        "why": {"title"},
+        **{f"{notice}_{part}": {"title"} for notice in NOTICES for part in ("subject", "text")},
         "date": {"weekday", "day", "month", "year"},
         "date_short": {"weekday", "day", "month"},
     }
@@ -429,7 +449,7 @@ def test_twenty_five_stories_fit_into_what_gmail_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sample 2017-11-19 en", "sample 2017-11-19 es", "sample confirm en", "hard 2026-11-24 he"]
+    "name", ["sample 2017-11-19 en", "sample 2017-11-19 es", "sample confirm en", "hard 2026-11-24 he", "hard known es"]
 )
 @pytest.mark.parametrize("part", ["html", "txt"])
 def test_a_message_is_as_its_golden_file(name: str, part: str) -> None:

@@ -518,12 +518,12 @@ def test_a_mailing_pauses_when_too_many_are_refused_and_not_before(store: Config
 # --- one-off mail -----------------------------------------------------------------------------------------------------
 
 
-def post(key: str = "confirm:7:1", *, address_key: bytes = b"x" * 16) -> int | None:
+def post(key: str = "confirm:7:1", *, address_key: bytes = b"x" * 16, kind: str = "confirm") -> int | None:
     from audience import edition
     from newsletter.store import mailings
 
     return mailings.post(
-        edition(key="confirm", kind="transactional"),
+        edition(key=kind, kind="transactional"),
         key=key,
         address="new@example.org",
         address_key=address_key,
@@ -548,12 +548,23 @@ def test_one_off_mail_goes_first_once_and_forgets_its_slots(store: Config) -> No
     assert models.Delivery.objects.get(pk=id).slots is None
 
 
-@pytest.mark.parametrize(("reason", "state"), [("manual", "accepted"), ("bounce", "skipped"), ("complaint", "skipped")])
-def test_one_off_mail_obeys_complaints_and_bounces_only(store: Config, reason: str, state: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reason", "state"),
+    [
+        *(("link", reason, "accepted") for reason in ("manual", "erased")),
+        *(("link", reason, "skipped") for reason in ("bounce", "complaint")),
+        # A person's own double opt-in lifts a bounce, and so the mail that asks for it must leave.
+        *(("confirm", reason, "accepted") for reason in ("manual", "erased", "bounce")),
+        ("confirm", "complaint", "skipped"),
+    ],
+)
+def test_one_off_mail_obeys_complaints_and_bounces_and_a_confirmation_complaints_only(
+    store: Config, kind: str, reason: str, state: str
+) -> None:
     from newsletter.store import ledger, models
 
     models.Suppression.objects.create(address_key=b"y" * 16, reason=reason, at="2026-01-01T00:00Z")
-    id = post(address_key=b"y" * 16)
+    id = post(f"{kind}:7:1", address_key=b"y" * 16, kind=kind)
     assert id is not None
     claim = claimed()
     settle(claim, accepted(intend(claim)))

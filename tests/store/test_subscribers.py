@@ -454,7 +454,8 @@ def test_nothing_known_is_nothing_to_erase(store: Config) -> None:
 def test_a_text_is_found_in_a_file_and_gone_after_it_was_written_anew(store: Config) -> None:
     from django.db import connection, connections
 
-    from newsletter.store.subscribers import compact, in_file
+    from newsletter.store.subscribers import compact
+    from newsletter.store.traces import holds
 
     added(store)
     with connection.cursor() as cursor:
@@ -466,18 +467,19 @@ def test_a_text_is_found_in_a_file_and_gone_after_it_was_written_anew(store: Con
         cursor.execute("DELETE FROM subscriber")
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connections.close_all()
-    assert in_file(store.database, ["ana.quispe@example.org"])
-    assert not in_file(store.database, ["ana.quisbe@example.org"])
+    assert holds(store.database, ["ana.quispe@example.org"])
+    assert not holds(store.database, ["ana.quisbe@example.org"])
     compact()
     connections.close_all()
-    assert not in_file(store.database, ["ana.quispe@example.org"])
+    assert not holds(store.database, ["ana.quispe@example.org"])
 
 
 # --- profile ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_profile_is_everything_known(store: Config) -> None:
-    from newsletter.store.subscribers import profile, suppress
+    from newsletter.store.dossier import profile
+    from newsletter.store.subscribers import suppress
 
     person = everything_about(store, ANA)
     suppress(store, ANA, reason="bounce")
@@ -495,7 +497,8 @@ def test_a_profile_is_everything_known(store: Config) -> None:
 
 
 def test_an_address_without_a_subscriber_has_a_profile_where_anything_is_known(store: Config) -> None:
-    from newsletter.store.subscribers import address_key, profile, suppress
+    from newsletter.store.dossier import profile
+    from newsletter.store.subscribers import address_key, suppress
 
     with pytest.raises(NotFound):
         profile(store, ANA)

@@ -27,7 +27,7 @@ class _Fields(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.action, self.values, self.challenge, self.buttons = "", {}, "", 0
+        self.action, self.challenge, self.buttons = "", "", 0
         self.values: dict[str, list[str]] = {}
         self.feed(text)
 
@@ -145,8 +145,9 @@ def test_a_sign_up_is_kept_as_it_was_asked_for(pages: Pages) -> None:
 @pytest.mark.parametrize("language", ["en", "es"])
 def test_the_words_that_are_kept_are_those_of_the_page(pages: Pages, language: str) -> None:
     page = pages.get(f"/signup/?lang={language}")
-    sign_up(pages, path=f"/signup/?lang={language}")
+    sign_up(pages, path=f"/signup/?lang={language}", language="es")
     [wish] = wishes()
+    assert (wish.language, wish.text_language) == ("es", language)
     assert f'<p class="soft">{wish.text}</p>' in page.text
     assert len(wish.text) > 50
     assert _Fields(page.text).values["words"] == [wish.text_version]
@@ -192,13 +193,16 @@ def test_too_fast_and_too_late_need_one_more_click(pages: Pages, ago: float) -> 
 
 
 def test_a_form_of_another_site_changes_nothing_and_is_shown_filled_in(pages: Pages) -> None:
-    for stamp in (None, "", "x" * 24, pages.site.keyring.token("confirm", int(time.time()))):
-        answer = sign_up(pages, time=stamp)
+    foreign = (None, "", "x" * 24, pages.site.keyring.token("confirm", int(time.time())))
+    answers = [sign_up(pages, time=stamp) for stamp in foreign]
+    for answer in answers:
         assert answer.status == 200
         assert "One more click" in answer.text
         assert _Fields(answer.text).buttons == 1
     assert wishes() == []
-    form = _Fields(answer.text)
+    several = pages.post("/signup/", {"email": "ana@example.org"})
+    assert "One more click" in several.text, "no blame: there was nothing to tick"
+    form = _Fields(answers[0].text)
     assert form.values["email"] == ["ana@example.org"]
     form.values["time"] = [signed(pages)]  # some seconds later
     assert "Look into your mailbox" in pages.post(form.action, form.values).text
@@ -222,6 +226,15 @@ def test_the_snippet_posts_what_the_page_understands(pages: Pages) -> None:
 def test_the_trap_answers_like_success_and_keeps_nothing(pages: Pages) -> None:
     assert sign_up(pages, website="https://example.org").body == sign_up(pages).body
     assert len(wishes()) == 1
+
+
+def test_the_answer_promises_no_button_where_a_list_needs_none(store: Config) -> None:
+    store.lists.write_text("lists: [{id: a, name: A}, {id: b, name: B, double_opt_in: false}]", "utf-8")
+    pages = Pages(store)
+    assert "only then are you signed up" in sign_up(pages, list=["a", "b"]).text
+    single = sign_up(pages, list="b")
+    assert "If there is a button in it" in single.text
+    assert single.body == sign_up(pages, list="b", website="x").body
 
 
 def _statements(act: Any) -> tuple[Any, list[str]]:
@@ -254,6 +267,16 @@ def test_no_answer_and_no_work_tells_who_is_known(pages: Pages, store: Config) -
     written = [each for each in seen[0][1] if "wish" in each or "rate" in each]
     assert len(written) == 3, "a look at the counters, both of them raised at once, the wish"
     assert not any("subscriber" in each or "suppression" in each for each in seen[0][1] if "INTO wish" not in each)
+
+
+def test_a_base_url_with_a_path_is_kept(store: Config) -> None:
+    pages = crowded(replace(store, base_url="https://example.org/news"), per_network=1)
+    page = pages.get("/news/signup/")
+    assert _Fields(page.text).action == "/news/signup/?lang=en"
+    assert sign_up(pages, path="/news/signup/?lang=en").status == 200
+    assert 'src="/news/static/proof.js?' in pages.get("/news/signup/").text
+    confirmation = f"/news{confirm_path(pages, wishes()[0].pk)}"
+    assert "You are in" in pages.post(confirmation, {"lang": "en"}).text
 
 
 # --- when many come ---------------------------------------------------------------------------------------------------
@@ -519,3 +542,15 @@ def test_a_proof_is_ours_solved_and_fresh() -> None:
     unsolved = altcha.Payload.from_base64(good)
     unsolved.solution.counter += 1
     assert proven(SAMPLE, unsolved.to_base64()) is None
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(["signup/", "c/", "c/x", "signup"]),
+    query=st.lists(st.tuples(_names | _text, _text)),
+    header=_text,
+)
+def test_no_address_breaks_the_pages(pages: Pages, path: str, query: list[tuple[str, str]], header: str) -> None:
+    answer = pages.get(f"/{path}?{urlencode(query, errors='surrogatepass')}", accept_language=header)
+    assert answer.status in (200, 404)
+    assert "set-cookie" not in answer.headers

@@ -20,6 +20,22 @@ class Migration(migrations.Migration):
             name="tracking",
             field=models.BooleanField(null=True),
         ),
+        migrations.AddField(
+            model_name="mailing",
+            name="private",
+            field=models.BooleanField(default=False),
+        ),
+        migrations.CreateModel(
+            name="Image",
+            fields=[
+                ("name", models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ("media_type", models.CharField(max_length=20)),
+                ("content", models.BinaryField()),
+            ],
+            options={
+                "db_table": "image",
+            },
+        ),
         migrations.CreateModel(
             name="Allowance",
             fields=[
@@ -61,6 +77,7 @@ class Migration(migrations.Migration):
                 ("lists", models.JSONField(default=list)),
                 ("text", models.TextField(default="")),
                 ("text_version", models.CharField(default="", max_length=64)),
+                ("text_language", models.CharField(default="", max_length=35)),
                 ("how", models.CharField(max_length=20)),
                 ("network", models.CharField(default="", max_length=43)),
                 ("proof", models.BinaryField(max_length=16, null=True, unique=True)),

@@ -9,17 +9,13 @@ const hex = (octets) => Array.from(octets, (octet) => octet.toString(16).padStar
 async function solve({ salt, nonce, keyPrefix }) {
   const start = octets(salt + nonce);
   const wanted = octets(keyPrefix);
-  const attempt = async (counter) => {
-    const input = new Uint8Array(start.length + 4);
-    input.set(start);
-    new DataView(input.buffer).setUint32(start.length, counter);
-    return new Uint8Array(await crypto.subtle.digest("SHA-256", input));
-  };
-  const together = 256; // waiting for each hash alone takes three times as long
-  for (let first = 0; ; first += together) {
-    const hashes = await Promise.all(Array.from({ length: together }, (_, place) => attempt(first + place)));
-    const place = hashes.findIndex((hash) => wanted.every((octet, index) => octet === hash[index]));
-    if (place >= 0) return { counter: first + place, derivedKey: hex(hashes[place]) };
+  const input = new Uint8Array(start.length + 4);
+  const number = new DataView(input.buffer, start.length);
+  input.set(start);
+  for (let counter = 0; ; counter++) {
+    number.setUint32(0, counter);
+    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", input));
+    if (wanted.every((octet, place) => octet === hash[place])) return { counter, derivedKey: hex(hash) };
   }
 }
 
