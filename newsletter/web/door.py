@@ -68,6 +68,13 @@ class Door:
         """The path of base_url, "" or "/news"."""
         return self._site.prefix
 
+    def at_hand(self, environ: Environ) -> bool:
+        """Whether the answer is ready, so that to ask for it here takes microseconds and waits for nothing."""
+        path: str = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or not path.startswith(f"{self.prefix}/"):
+            return False
+        return self._shelf.at_hand(path[len(self.prefix) :])
+
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, prefix = environ.get("PATH_INFO", ""), self._site.prefix
         if prefix:

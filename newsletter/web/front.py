@@ -87,6 +87,8 @@ class Front:
             if body is None:
                 return _brief(400, "The request is not whole. Nothing was changed.")
             environ["wsgi.input"] = BytesIO(body)
+        if self._door.at_hand(environ):  # not behind those who wait for the database
+            return self._ask(environ)
         if self._waiting >= MOST_WAITING:
             return _brief(503, "Too many at once. Nothing was changed; please try again in a minute.")
         self._waiting += 1
