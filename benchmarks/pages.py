@@ -64,7 +64,6 @@ lists:
 """
 SECRETS = {"NEWSLETTER_SECRET_KEY": "k" * 40, "NEWSLETTER_PEPPER": "p" * 40}
 ISSUE, NEXT_ISSUE = "2017-11-19", "2017-11-26"
-MAILED = IMPORTED = 100_000
 AIMS = {"one-click": 1500, "sign-up": 500, "archive": 6000}  # requests per second
 CONNECTIONS = 64  # of each kind
 
@@ -73,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("people", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    parser.add_argument("--beside", type=int, default=100_000, help="how many are mailed, and imported")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--only", default="full,half,busy,mix,first")
     parser.add_argument("--kinds", default=",".join(AIMS))
@@ -95,9 +95,9 @@ def main() -> None:
 # --- the workspace ----------------------------------------------------------------------------------------------------
 
 
-def _prepare(root: Path, people: int, port: int, server: PostgreSQL | None) -> None:
+def _prepare(root: Path, people: int, beside: int, port: int, server: PostgreSQL | None) -> None:
     """In a process of its own: this one only asks."""
-    kept = root / f"people-{people}"
+    kept = root / f"people-{people}-{beside}"
     (root / "subscribers").mkdir(parents=True, exist_ok=True)
     (root / "issues").mkdir(exist_ok=True)
     (root / "newsletter.yaml").write_text(WORKSPACE.replace("PORT", str(port)))
@@ -108,7 +108,7 @@ def _prepare(root: Path, people: int, port: int, server: PostgreSQL | None) -> N
         secrets["DATABASE_URL"] = server.url("bench")
     (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
     if server or not kept.exists():
-        _in_a_child(lambda: _fill(load_config(root), people))
+        _in_a_child(lambda: _fill(load_config(root), people, beside))
         kept.touch()
     if server:
         server.sql("VACUUM ANALYZE", "bench")
@@ -125,7 +125,7 @@ def _in_a_child(work: Callable[[], None]) -> None:
     assert status == 0
 
 
-def _fill(config: Config, people: int) -> None:
+def _fill(config: Config, people: int, beside: int) -> None:
     """People on a list who were all sent an issue, and others on a second list, whom nothing was sent."""
     configure(config)
     from django.db import connection
@@ -134,7 +134,7 @@ def _fill(config: Config, people: int) -> None:
 
     schema.migrate(config)
     weekly = add_people(config, range(1, people + 1))
-    add_people(config, range(people + 1, people + MAILED + 1), list="alerts")
+    add_people(config, range(people + 1, people + beside + 1), list="alerts")
     opened = mailings.open_mailing(editions(), issue=ISSUE, list=weekly, default_language="en", provider="smtp")
     while mailings.write_down(opened.mailing):
         pass
@@ -387,7 +387,7 @@ def _first_octet(place: tuple[str, int], path: str) -> tuple[float, bytes]:
 def _measure(root: Path, server: PostgreSQL | None, asked: argparse.Namespace) -> None:
     port = _free_port()
     only, names = asked.only.split(","), asked.kinds.split(",")
-    _prepare(root, asked.people, port, server)
+    _prepare(root, asked.people, asked.beside, port, server)
     with _serving(root, asked.threads) as (host, number, processes):
         place = (host, number)
         config = load_config(root)
@@ -410,13 +410,13 @@ def _measure(root: Path, server: PostgreSQL | None, asked: argparse.Namespace) -
             ask(place, {"": (requests, None)}, over=_for(0.5))
         if "full" in only:
             for name, requests in kinds.items():
-                used, database = _used(processes), _database_cpu(server)
+                used, used_there = _used(processes), _database_cpu(server)
                 times = ask(place, {name: (requests, None)}, over=_for(asked.seconds))[name]
                 cpu = (_used(processes) - used) / len(times.took) * 1e6
-                more = (_database_cpu(server) - database) / len(times.took) * 1e6
-                beside = f" + {more:4.0f} PostgreSQL" if server else ""
+                more = (_database_cpu(server) - used_there) / len(times.took) * 1e6
+                database = f" + {more:4.0f} PostgreSQL" if server else ""
                 pace = len(times.took) / times.seconds
-                print(f"{name:<10} full {pace:7,.0f}/s  {cpu:5.0f} µs{beside}  {times.words()}", flush=True)
+                print(f"{name:<10} full {pace:7,.0f}/s  {cpu:5.0f} µs{database}  {times.words()}", flush=True)
         half = {name: (requests, AIMS[name] / 2) for name, requests in kinds.items()}
         if "half" in only:
             for name, kind in half.items():
@@ -425,9 +425,9 @@ def _measure(root: Path, server: PostgreSQL | None, asked: argparse.Namespace) -
         sink = _sink(port)
         try:
             for name, kind in half.items() if "busy" in only else ():
-                _busy(root, place, {name: kind})
+                _busy(root, place, {name: kind}, asked.beside)
             if "mix" in only:
-                _busy(root, place, half)
+                _busy(root, place, half, asked.beside)
         finally:
             sink.kill()
         if "first" in only:
@@ -457,15 +457,15 @@ def _disk(folder: Path) -> float:
     return sorted(took)[50]
 
 
-def _busy(root: Path, place: tuple[str, int], kinds: Mapping[str, tuple[Requests, float | None]]) -> None:
-    """Asks while 100,000 messages are sent, and 100,000 people imported in the middle of that."""
+def _busy(root: Path, place: tuple[str, int], kinds: Kinds, beside: int) -> None:
+    """Asks while so many messages are sent, and so many people imported in the middle of that."""
     number = random.randrange(10**9)
     _in_a_child(lambda: _open_next(load_config(root), number))
     people = root / f"people-{random.randrange(10**9)}.csv"
     with people.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["email", "name", "language", "tags"])
-        rows.writerows([f"{people.stem}.{n}@example.com", f"Reader {n}", "en", "member"] for n in range(IMPORTED))
+        rows.writerows([f"{people.stem}.{n}@example.com", f"Reader {n}", "en", "member"] for n in range(beside))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = {**os.environ, "NO_COLOR": "1"}
     spans: dict[str, list[float]] = {}
@@ -481,7 +481,7 @@ def _busy(root: Path, place: tuple[str, int], kinds: Mapping[str, tuple[Requests
         looks = now + 0.1
         if "mailing" not in spans:
             spans["mailing"] = [now, 0.0]
-        if importing is None and now - spans["mailing"][0] > 4:
+        if importing is None and now - spans["mailing"][0] > 2:
             words = [*_newsletter(root), "subscribers", "import", str(people), "--consent", "Made up."]
             importing = subprocess.Popen(words, env=environment, **quiet)
             spans["import"] = [now, 0.0]
@@ -500,9 +500,9 @@ def _busy(root: Path, place: tuple[str, int], kinds: Mapping[str, tuple[Requests
         people.unlink()
     for what, (begun, ended) in spans.items():
         for name, each in times.items():
-            beside = "with the others" if len(kinds) > 1 else "            "
+            all_kinds = "with the others" if len(kinds) > 1 else ""
             words = each.words((begun, ended))
-            print(f"{name:<10} half {what:<7} {ended - begun:4.0f} s {words} {beside}", flush=True)
+            print(f"{name:<10} half {what:<7} {ended - begun:4.0f} s {words} {all_kinds}", flush=True)
 
 
 def _is_sent(root: Path, number: int) -> bool:
