@@ -435,6 +435,7 @@ def _measure(root: Path, server: PostgreSQL | None, asked: argparse.Namespace) -
                 took, status = _first_octet(place, path)
                 shown = re.sub(r"[\w-]{22}\.\w+", "…", path)
                 print(f"first octet  {took * 1000:5.1f} ms  {status.decode()} {shown}")
+        print("CPU " + " and ".join(f"{_used([each]):.1f}" for each in processes) + " s")
         peaks = " and ".join(f"{_peak(each):.0f}" for each in processes)
         print(f"peak memory  {peaks} MiB")
         print(f"{_load()}; the disk takes {_disk(root) * 1000:.1f} ms", flush=True)
