@@ -1,8 +1,8 @@
 """Small writes of many threads in one transaction: one wait for the disk instead of one each.
 
 Whoever comes while nobody writes, writes at once; whoever comes meanwhile waits, and the first of those who wait then
-writes for all of them, on its own connection and in one transaction. So a batch is as large as the disk is slow, nobody
-waits for others to come, and there is no thread beside those of the requests.
+writes for all who have come until it is its turn, on its own connection and in one transaction. So a batch is as large
+as the disk is slow, nobody waits for others to come, and there is no thread beside those of the requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from django.db import Error, IntegrityError, InterfaceError, OperationalError, c
 Result = TypeVar("Result")
 
 LARGEST = 64  # acts in a transaction
-LONGEST = 0.02  # seconds of a transaction after which no further act is begun in it
+LONGEST = 0.02  # seconds after which no further act is begun in a transaction
 TRIES = 10  # of an act by itself that is the victim of a deadlock (PostgreSQL) each time
 
 
@@ -88,22 +88,64 @@ class _Writers:
         if mine.alone:
             mine.end(result=_by_itself(mine.act))
             return
-        with self._mutex:
-            company = [each for each in self._queue if not each.alone][: LARGEST - 1]
-            self._queue = [each for each in self._queue if each not in company]
-        if not company:
-            mine.end(result=_by_itself(mine.act))
-            return
+        batch = [mine]
         try:
-            _write([mine, *company])
+            self._write(batch)
         except BaseException as error:
-            for each in company:
+            for each in batch[1:]:
                 if each.bound and not each.ended:
                     each.end(error=_for_another(error))
             raise
         finally:
             with self._mutex:  # who has come to nothing waits on, before all others
-                self._queue[:0] = [each for each in company if not each.ended]
+                self._queue[:0] = [each for each in batch[1:] if not each.ended]
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        """Calls an act in a transaction, and then those who have come until it began and since, who are added to
+        `batch`. Those that are committed have ended then; one that raised is marked to go alone, and nothing is kept.
+
+        Raises what is not an act's fault; those whom it concerns are `bound` to it.
+        """
+        results: list[Any] = []
+        calling: _Waiting | None = None
+        committing = False
+        try:
+            with transaction.atomic():
+                begun = time.perf_counter()
+                calling = batch[0]
+                results.append(calling.act())
+                while time.perf_counter() - begun < LONGEST and self._join(batch):
+                    calling = batch[-1]
+                    results.append(calling.act())
+                calling, committing = None, True
+                for each in batch:
+                    each.bound = True
+            for each, result in zip(batch, results, strict=True):
+                each.end(result=result)
+        except BaseException as error:
+            if calling is not None and not _of_the_database(error):
+                calling.alone = True
+                if not isinstance(error, Exception):
+                    raise
+            elif committing and (isinstance(error, IntegrityError) or _deadlock(error)):
+                for each in batch:  # a constraint that is checked at the end: nobody knows whose
+                    each.bound, each.alone = False, True
+            else:
+                if isinstance(error, Exception) and not committing:
+                    while calling is None and self._join(batch):  # who waited while it could not even begin
+                        pass
+                    for each in batch:
+                        each.bound = True
+                raise
+
+    def _join(self, batch: list[_Waiting]) -> bool:
+        """Lets the next one who waits go with a batch: whether there was one, and room."""
+        with self._mutex:
+            for place, each in enumerate(self._queue if len(batch) < LARGEST else ()):
+                if not each.alone:
+                    batch.append(self._queue.pop(place))
+                    return True
+        return False
 
     def _leave(self, mine: _Waiting) -> None:
         with self._mutex:
@@ -115,42 +157,6 @@ class _Writers:
                     first = self._queue.pop(0)
                     first.leads = True
                     first.woken.release()
-
-
-def _write(batch: list[_Waiting]) -> None:
-    """Calls the acts in one transaction. Those that are committed have ended then; one that raised is marked to go
-    alone, and nothing is kept.
-
-    Raises what is not an act's fault; those whom it concerns are `bound` to it.
-    """
-    called: list[tuple[_Waiting, Any]] = []
-    begun = time.perf_counter()
-    calling: _Waiting | None = None
-    committing = False
-    try:
-        with transaction.atomic():
-            for calling in batch:
-                called.append((calling, calling.act()))
-                if time.perf_counter() - begun > LONGEST:
-                    break
-            calling, committing = None, True
-            for each, _ in called:
-                each.bound = True
-        for each, result in called:
-            each.end(result=result)
-    except BaseException as error:
-        if calling is not None and not _of_the_database(error):
-            calling.alone = True
-            if not isinstance(error, Exception):
-                raise
-        elif committing and (isinstance(error, IntegrityError) or _deadlock(error)):
-            for each, _ in called:  # a constraint that is checked at the end: nobody knows whose
-                each.bound, each.alone = False, True
-        else:
-            if isinstance(error, Exception) and not committing:
-                for each in batch:
-                    each.bound = True
-            raise
 
 
 def _by_itself(act: Callable[[], Result]) -> Result:
