@@ -151,14 +151,17 @@ class Shelf:
             shelved.used = now
         return shelved.fitting(environ)
 
-    def at_hand(self, path: str) -> bool:
-        """Whether the answer lies here, and is handed out without a look into the database: it takes microseconds."""
-        if path in self._fixed:
-            return True
-        shelved = self._shelved.get(path)
-        if shelved is None or shelved.made_from is None:
-            return shelved is not None
-        return shelved.made_from is self._public and time.monotonic() < self._look_at
+    def at_hand(self, path: str, environ: Mapping[str, Any]) -> Ready | None:
+        """The answer to a GET or HEAD, if it lies here and needs no look into the database: it takes microseconds."""
+        shelved = self._fixed.get(path) or self._shelved.get(path)
+        if shelved is None:
+            return None
+        if shelved.made_from is not None:
+            now = time.monotonic()
+            if shelved.made_from is not self._public or now >= self._look_at:
+                return None
+            shelved.used = now
+        return shelved.fitting(environ)
 
     def public(self) -> Public:
         """What is public, as it was two seconds ago or later. Raises Django's `Error` only where it never was known."""
