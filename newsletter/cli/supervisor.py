@@ -99,14 +99,19 @@ class _Server(MPServer):
             log_enabled=False,
             workers_kill_timeout=STOP_TIME,
         )
-        self._listening, self._dispatcher = listening, dispatcher
+        self._sockets, self._dispatcher = _one_each(listening, processes), dispatcher
+        # What closes a socket when it is let go of is kept as long as the socket.
+        self._holders = [SocketHolder(each.fileno(), False, BACKLOG) for each in self._sockets]  # type: ignore[call-arg]
         self._hangup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup
 
     def _init_shared_socket(self) -> None:
-        # Not granian's own way on Linux, a socket for each process with SO_REUSEPORT: with it a second server on the
-        # same port is no error, and connections that wait for a process that dies are lost.
-        self._ssp, self._sso = None, self._listening
-        self._shd = SocketHolder(self._listening.fileno(), False, BACKLOG)  # type: ignore[call-arg]
+        # Not granian's own way on Linux, where each process opens a socket with SO_REUSEPORT itself: with it a second
+        # server on the same port is no error, and connections that wait for a process that dies are lost.
+        self._ssp = None
+
+    def _spawn_worker(self, idx: int, *args: Any, **named: Any) -> Any:
+        self._sso, self._shd = self._sockets[idx], self._holders[idx]
+        return super()._spawn_worker(idx, *args, **named)
 
     def _drop_shared_socket(self) -> None:
         """Whoever opened it closes it."""
@@ -136,6 +141,23 @@ class _Server(MPServer):
                 time.sleep(LOOK_EVERY)
             if not self.interrupt_signal:
                 self._respawn_workers(died, spawn_target, target_loader)
+
+
+def _one_each(listening: socket.socket, processes: int) -> list[socket.socket]:
+    """A socket for each server process, at the same port: the system deals out connections evenly. From one socket that
+    all of them ask, whoever is awake takes nearly everything: of 64 connections 50, in a measurement."""
+    if sys.platform != "linux":
+        return [listening] * processes
+    every = [listening]
+    for _ in range(processes - 1):
+        another = socket.socket(listening.family, socket.SOCK_STREAM)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        another.bind(listening.getsockname())
+        another.listen(BACKLOG)
+        another.setblocking(False)
+        every.append(another)
+    return every
 
 
 def _fork_alone(lock: threading.Lock) -> None:
