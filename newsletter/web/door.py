@@ -28,6 +28,7 @@ logging.getLogger("django.request").setLevel(logging.CRITICAL)  # it names paths
 
 LARGEST_BODY = 64 * 1024  # octets; the largest form of ours has 5,000
 LONGEST_PATH = 2048
+MOST_FIELDS = 50  # of a query; Django refuses more than a hundred where nobody catches it
 NETWORK = "newsletter.network"  # the key of the visitor's network in a request's environment
 
 StartResponse = Callable[..., Any]
@@ -80,7 +81,9 @@ class Door:
             length = int(environ.get("CONTENT_LENGTH") or 0)
         except ValueError:
             length = -1
-        if not 0 <= length <= LARGEST_BODY or len(path) > LONGEST_PATH:
+        query = environ.get("QUERY_STRING", "")
+        large = len(path) > LONGEST_PATH or len(query) > LONGEST_PATH or query.count("&") >= MOST_FIELDS
+        if large or not 0 <= length <= LARGEST_BODY:
             return self._say(environ, start_response, "413 Content Too Large", "too_large")
         environ[NETWORK] = network_of(environ, self._trusted)
         try:
