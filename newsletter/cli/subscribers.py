@@ -339,8 +339,9 @@ def erase(ctx: click.Context, address: str, yes: bool, compact: bool) -> None:
     except NotFound:
         raise click.ClickException(_unknown(address)) from None
     if known.subscriber or known.deliveries or known.wishes:
-        parts = [plural(len(known.subscriptions), "subscription"), plural(len(known.deliveries), "mail")]
-        click.echo(f"{address}: {' and '.join(parts)}.")
+        asked = f", {plural(len(known.wishes), 'request')} at the pages" if known.wishes else ""
+        parts = f"{plural(len(known.subscriptions), 'subscription')} and {plural(len(known.deliveries), 'mail')}"
+        click.echo(f"{address}: {parts}{asked}.")
         if not yes:
             click.confirm("This cannot be undone. Erase?", abort=True)
     erased = erase_person(config, address)
@@ -418,7 +419,7 @@ def show(ctx: click.Context, address: str, as_json: bool) -> None:
     if known.wishes:
         click.echo("Asked for at the pages:")
     for wish in known.wishes:
-        click.echo(f"  {_wish(wish, known.subscriber)}")
+        click.echo(f"  {_wish(wish)}")
     if known.deliveries:
         click.echo("Mail, newest first:")
     for delivery in known.deliveries:
@@ -553,26 +554,20 @@ def _consent(event: Consent) -> str:
     return ", ".join(words) + (f": “{_plain(event.text)}”" if event.text else "")
 
 
-def _wish(row: Wish, person: Subscriber | None) -> str:
+_WISHES = {
+    "signup": ("asked to be signed up", "confirmation", "not confirmed yet"),
+    "link": ("asked for a link to their data", "link", ""),
+    "address": ("asked for another address", "confirmation", "not confirmed yet"),
+}
+
+
+def _wish(row: Wish) -> str:
     """What somebody asked for, and how far it came."""
-    asked = {
-        "signup": "asked to be signed up",
-        "link": "asked for a link to their data",
-        "address": "asked for another address",
-    }
-    words = [
-        f"{asked[row.kind]}{' for ' + ', '.join(map(_plain, row.lists)) if row.lists else ''} on {_moment(row.at)}"
-    ]
-    if row.address and person and row.address.casefold() != person.address.casefold():
-        words[0] += f" ({_plain(row.address)})"
-    if row.network:
-        words[0] += f" from network {_plain(row.network)}"
-    if row.kind == "signup":
-        mail, open, done = "confirmation", "not confirmed yet", "confirmed"
-    elif row.kind == "link":
-        mail, open, done = "link", "", "used"
-    else:
-        mail, open, done = "confirmation", "not confirmed yet", "confirmed"
+    asked, mail, still_open = _WISHES[row.kind]
+    lists = f" for {', '.join(map(_plain, row.lists))}" if row.lists else ""
+    other = f" ({_plain(row.address)})" if row.kind == "address" and row.address and row.state != "granted" else ""
+    network = f" from network {_plain(row.network)}" if row.network else ""
+    words = [f"{asked}{lists} on {_moment(row.at)}{other}{network}"]
     if row.mailed_at:
         words.append(f"{mail} mailed {_moment(row.mailed_at)}")
     if row.state == "waiting":
@@ -581,9 +576,10 @@ def _wish(row: Wish, person: Subscriber | None) -> str:
     elif row.state == "dropped":
         words.append(f"dropped: {_plain(row.reason) or 'no reason kept'}")
     elif row.state == "granted":
-        words.append(f"{done}{' ' + _moment(row.granted_at) if row.granted_at else ''}")
-    elif open:
-        words.append(open)
+        at = f" {_moment(row.granted_at)}" if row.granted_at else ""
+        words.append(f"confirmed{at}" if row.mailed_at else f"granted{at} without a mail")
+    elif still_open:
+        words.append(still_open)
     return ", ".join(words)
 
 

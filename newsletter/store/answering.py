@@ -359,7 +359,9 @@ def _decide(wish: Wish, known: _Known, desk: Desk) -> _Answer:
     lacking = [each for each in offered if reason or known.state(person, each) != "subscribed"]
     if not lacking:
         return _Answer(wish=wish, mail=Mail("known", language), person=person)
-    new = not reason and (person is None or known.is_subscribed(person))
+    # Whoever a mail was forwarded to can ask on its preferences page, and must not sign its owner up.
+    forwarded = wish.how == "preferences"
+    new = not reason and not forwarded and (person is None or known.is_subscribed(person))
     at_once = [
         each
         for each in lacking

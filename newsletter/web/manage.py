@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from newsletter.errors import AddressError, InputError, NotFound
 from newsletter.store import wishes
@@ -94,11 +94,13 @@ def _show(
     )
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def name(request: HttpRequest, token: str) -> HttpResponse:
-    """Another name, or none."""
+    """Another name, or none. To look at it, as the links to other languages do, shows the page."""
 
     def show(request: HttpRequest, wish: Wish, person: Subscriber, language: str) -> HttpResponse:
+        if request.method != "POST":
+            return _show(request, wish, person, language)
         words, typed = words_for(language), request.POST.get("name", "")
         try:
             renamed = rename(person, typed)
@@ -112,12 +114,14 @@ def name(request: HttpRequest, token: str) -> HttpResponse:
     return _opened(request, token, show)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def new_address(request: HttpRequest, token: str) -> HttpResponse:
     """Asks for another address. The answer is the same whether it belongs to a subscriber or not: that is said to who
     proves to read the new mailbox (`move_here`)."""
 
     def show(request: HttpRequest, wish: Wish, person: Subscriber, language: str) -> HttpResponse:
+        if request.method != "POST":
+            return _show(request, wish, person, language)
         words, typed = words_for(language), request.POST.get("new_address", "").strip()
         problem = ""
         try:
@@ -149,7 +153,7 @@ def preferences(request: HttpRequest, token: str) -> HttpResponse:
     """The same page as a mail's link opens, for who came here from the archive and has no mail at hand."""
 
     def show(request: HttpRequest, wish: Wish, person: Subscriber, language: str) -> HttpResponse:
-        return show_preferences(request, person, home=f"/m/{token}")
+        return show_preferences(request, person, base=f"/m/{token}/preferences", home=f"/m/{token}")
 
     return _opened(request, token, show)
 

@@ -15,7 +15,7 @@ from datetime import time as time_of_day
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods
 
 from newsletter.content.dates import MONTHS
 from newsletter.content.lists import List, covers
@@ -36,23 +36,23 @@ LONGEST = 365  # days
 def preferences(request: HttpRequest, token: str) -> HttpResponse:
     """The page of a mail's link, and what it changes."""
     person = _person(token)
-    return dead_link(request) if person is None else show_preferences(request, person)
+    return dead_link(request) if person is None else show_preferences(request, person, base=f"/p/{token}")
 
 
-def show_preferences(request: HttpRequest, person: Subscriber, *, home: str = "") -> HttpResponse:
+def show_preferences(request: HttpRequest, person: Subscriber, *, base: str, home: str = "") -> HttpResponse:
     """The page, and what it changes: everything in one form, or nothing where something in it is wrong.
 
-    `home` is the page that it was opened from, for who came by a fresh link.
+    `base` is the page's own path, and `home` the one that it was opened from, for who came by a fresh link.
     """
     effective = edition_of(person)
     language = language_of(request, effective)
     words = words_for(language)
     stand = states(person)
     if request.method != "POST":
-        return _show(request, person, stand, _fresh(person, stand), language, home=home)
+        return _show(request, person, stand, _fresh(person, stand), language, base=base, home=home)
     form = _read(request, person, stand, words)
     if form.wrong:
-        return _show(request, person, stand, form, language, home=home)
+        return _show(request, person, stand, form, language, base=base, home=home)
     agreement = "preferences.tracking_text"
     changed = change(
         person,
@@ -77,15 +77,18 @@ def show_preferences(request: HttpRequest, person: Subscriber, *, home: str = ""
         language = form.language
     notes = _notes(changed, words_for(language), language, asked=asked)
     stand = states(after)
-    return _show(request, after, stand, _fresh(after, stand), language, home=home, notes=notes)
+    return _show(request, after, stand, _fresh(after, stand), language, base=base, home=home, notes=notes)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def send_link(request: HttpRequest, token: str) -> HttpResponse:
-    """Asks for a fresh link, by a mail to the address on record, whoever holds this one."""
+    """Asks for a fresh link, by a mail to the address on record, whoever holds this one. To look at it, as the links to
+    other languages do, shows the preferences."""
     person = _person(token)
     if person is None:
         return dead_link(request)
+    if request.method != "POST":
+        return show_preferences(request, person, base=f"/p/{token}")
     language = language_of(request, edition_of(person))
     words = words_for(language)
     links = [(address(f"/p/{token}", lang=language), words("preferences.back"))]
@@ -263,6 +266,7 @@ def _show(
     form: _Form,
     language: str,
     *,
+    base: str,
     home: str,
     notes: Sequence[str] = (),
 ) -> HttpResponse:
@@ -290,6 +294,7 @@ def _show(
         "preferences.html",
         language=language,
         status=422 if form.wrong else 200,
+        base=base,
         home=home,
         notes=notes,
         held=words("preferences.held", address=contact) if held else "",

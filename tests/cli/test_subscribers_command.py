@@ -344,6 +344,80 @@ def test_everything_known_of_a_person_is_shown(say: Run, store: Config) -> None:
         assert line in said.out, said.out
 
 
+def wish(config: Config, kind: str = "signup", **more: Any) -> Any:
+    from newsletter.store.models import Wish
+    from newsletter.store.subscribers import address_key
+
+    at = NOW.timestamp()
+    fixed = {
+        "address": ANA,
+        "address_key": address_key(config, ANA),
+        "lists": ["weekly"] if kind == "signup" else [],
+        "how": "page",
+        "network": "203.0.113.0/24",
+        "at": at,
+        "not_before": at,
+    }
+    return Wish.objects.create(kind=kind, **{**fixed, **more})
+
+
+ASKED = "asked to be signed up for weekly on 2017-11-19 18:02 UTC from network 203.0.113.0/24"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, f"{ASKED}, no mail yet: a worker sends it"),
+        ({"not_before": 4e9}, f"{ASKED}, the mail waits until 2096-10-02 07:06 UTC"),
+        (
+            {"state": "mailed", "mailed_at": NOW.timestamp() + 60},
+            f"{ASKED}, confirmation mailed 2017-11-19 18:03 UTC, not confirmed yet",
+        ),
+        (
+            {"state": "granted", "mailed_at": NOW.timestamp() + 60, "granted_at": NOW.timestamp() + 120, "address": ""},
+            f"{ASKED}, confirmation mailed 2017-11-19 18:03 UTC, confirmed 2017-11-19 18:04 UTC",
+        ),
+        ({"state": "granted", "granted_at": NOW.timestamp()}, f"{ASKED}, granted 2017-11-19 18:02 UTC without a mail"),
+        ({"state": "dropped", "reason": "asked too\x1b[31m often"}, f"{ASKED}, dropped: asked too�[31m often"),
+        (
+            {"kind": "link", "network": "", "state": "mailed", "mailed_at": NOW.timestamp()},
+            "asked for a link to their data on 2017-11-19 18:02 UTC, link mailed 2017-11-19 18:02 UTC",
+        ),
+    ],
+)
+def test_who_signed_up_and_got_nothing_can_be_told_why(
+    say: Run, store: Config, fields: dict[str, Any], told: str
+) -> None:
+    wish(store, **fields)
+    said = say("show", ANA.upper())
+    assert said.code == 0
+    assert said.out == f"{ANA.upper()} is no subscriber.\nAsked for at the pages:\n  {told}\n"
+    assert json.loads(say("show", ANA, "--json").out)["wishes"][0]["state"] == fields.get("state", "waiting")
+    gone = say("erase", ANA, "--yes").out
+    assert gone.startswith(f"{ANA}: 0 subscriptions and 0 mails, 1 request at the pages.\n{ANA}: erased.\n")
+    assert "Asked for" not in say("show", ANA).out
+
+
+def test_a_break_an_answer_and_another_address_are_shown(say: Run, store: Config) -> None:
+    from newsletter.store.models import Subscriber
+
+    person = add(store)
+    wish(store, "address", subscriber=person, address="new@example.org", address_key=b"k" * 16)
+    Subscriber.objects.update(paused_until=4e9, tracking=True)
+    said = say("show", ANA)
+    assert said.out.startswith(f"{ANA} gets nothing until 2096-10-02 07:06 UTC, by their own wish; then weekly.\n")
+    for line in (
+        "  paused until 2096-10-02 07:06 UTC\n",
+        "  tracking     agreed to\n",
+        "  asked for another address on 2017-11-19 18:02 UTC (new@example.org) from network 203.0.113.0/24",
+    ):
+        assert line in said.out
+    read = json.loads(say("show", ANA, "--json").out)
+    assert (read["subscriber"]["paused_until"], read["subscriber"]["tracking"]) == ("2096-10-02T07:06:40+00:00", True)
+    Subscriber.objects.update(paused_until=1e9, tracking=False)
+    assert f"{ANA} gets weekly." in say("show", ANA).out
+
+
 def test_the_consent_of_an_import_is_shown(say: Run, store: Config) -> None:
     from newsletter.store.models import Consent, Subscription
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -101,7 +102,8 @@ def everything(store: Config) -> dict[str, Any]:
     return dossier(ANA, profile(store, ANA), {1: "mailgun"})
 
 
-WHERE = {
+Rows = list[dict[str, Any]]
+WHERE: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "subscriber": lambda found: [found["subscriber"], {"address": found["address"]}],
     "subscriber_tag": lambda found: [{"tag": name} for name in found["subscriber"]["tags"]],
     "consent": lambda found: found["consents"],

@@ -90,8 +90,7 @@ def every(pages: Pages, path: str, actions: tuple[str, ...] = ACTIONS) -> list[A
     """Everything that a link could do, tried."""
     answers = []
     for action in actions:
-        if action in ("", "/preferences", "/data", "/erase"):
-            answers.append(pages.get(path + action))
+        answers.append(pages.get(path + action))
         if action not in ("", "/data"):
             answers.append(pages.post(path + action, {"name": "Mallory", "new_address": "m@example.org"}))
     return answers
@@ -164,10 +163,8 @@ def test_get_and_head_change_nothing(store: Config, pages: Pages) -> None:
 
     before = rows()
     for method in ("GET", "HEAD"):
-        for each in (path, f"{path}/data", f"{path}/erase", f"{path}/preferences", to):
+        for each in (*(path + action for action in ACTIONS), to):
             assert pages.ask(method, f"{each}?name=x&new_address=y@example.org").status == 200
-        for each in (f"{path}/name", f"{path}/address"):
-            assert pages.ask(method, each).status == 405
     assert rows() == before
 
 
