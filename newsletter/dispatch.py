@@ -26,7 +26,7 @@ from django.db import connection
 from newsletter.config import Config
 from newsletter.envelope import Recipient
 from newsletter.errors import Fenced, InputError, ProviderDown, ProviderError, ProviderRejected, ProviderUnsure
-from newsletter.links import Keyring, archive_url
+from newsletter.links import Keyring, archive_url, personal_url
 from newsletter.providers import Outcome, Recorder, WayOut
 from newsletter.providers.smtp_wire import shown
 from newsletter.recorder import Lease
@@ -265,7 +265,7 @@ class Dispatcher:
     def _send(
         self, claim: ledger.Claim, edition: Edition, due: Sequence[ledger.Due], recorder: Recorder, way: Leg
     ) -> _Sent:
-        recipients = _recipients(due, edition, self._keyring, self._config.base_url)
+        recipients = _recipients(due, edition, self._keyring, self._config.base_url, claim.edition)
         ids = {recipient.key: each.id for recipient, each in zip(recipients, due, strict=True)}
         rejected = ""
         failure: ProviderError | None = None
@@ -366,13 +366,21 @@ def _pause_when_refused(claim: ledger.Claim) -> None:
         _pause(claim.mailing, f"{refused} of {answered} recipients were refused, so something is wrong with all of it")
 
 
-def _recipients(due: Sequence[ledger.Due], edition: Edition, keyring: Keyring, base_url: str) -> list[Recipient]:
-    """What the provider needs of each delivery: its opaque key, its address, its links. About 2 µs a recipient."""
+def _recipients(
+    due: Sequence[ledger.Due], edition: Edition, keyring: Keyring, base_url: str, frozen: int
+) -> list[Recipient]:
+    """What the provider needs of each delivery: its opaque key, its address, its links. About 2 µs a recipient.
+
+    `frozen` is the id of the edition, which the link to a private one carries: the same for all who get it, since
+    mails are forwarded.
+    """
     ids = [each.id for each in due]
     keys = keyring.delivery_keys(ids)
     leave, change = keyring.tokens("unsubscribe", ids), keyring.tokens("preferences", ids)
     base = base_url.rstrip("/")
     view = archive_url(base, language=edition.language, issue=edition.key)
+    if edition.private:
+        view = personal_url(base, keyring, "view", frozen)
     recipients = []
     for each, key, leaving, changing in zip(due, keys, leave, change, strict=True):
         address, name = each.address, each.name

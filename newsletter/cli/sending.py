@@ -35,10 +35,10 @@ from newsletter.cli.outlook import Outlook, outlook
 from newsletter.cli.output import command, plural, print_findings, tally
 from newsletter.cli.workspace import open_workspace
 from newsletter.config import Anymail, Config, Smtp, Way
+from newsletter.content.lists import load_lists
 from newsletter.errors import AddressError, Finding
-from newsletter.links import archive_url
 from newsletter.providers import WayOut, open_ways
-from newsletter.rendering.edition import Edition
+from newsletter.rendering.edition import Edition, kept_private
 
 if TYPE_CHECKING:
     from newsletter.dispatch import Progress
@@ -206,7 +206,7 @@ def _plan(config: Config, checked: Checked, segment: str, *, again: bool, at: sc
     return Plan(
         issue=issue,
         subject=checked.editions[config.default_language].subject,
-        editions={**checked.editions},
+        editions=_editions(config, checked),
         manifest_hash=build_issue(checked.issue, checked.editions, config).manifest_hash,
         list=list,
         segment=segment,
@@ -217,6 +217,14 @@ def _plan(config: Config, checked: Checked, segment: str, *, again: bool, at: sc
         outlook=outlook(config, count.total),
         at=at,
     )
+
+
+def _editions(config: Config, checked: Checked) -> dict[str, Edition]:
+    """The editions as they are frozen: those for a private list are private, whatever the list is later."""
+    chosen = load_lists(config).lists.get(config.list)
+    if not (chosen and chosen.private):
+        return {**checked.editions}
+    return {language: kept_private(edition, config.base_url) for language, edition in checked.editions.items()}
 
 
 def _say_plan(config: Config, plan: Plan, *, err: bool, every: bool = False) -> None:
@@ -485,7 +493,7 @@ class _Down(click.ClickException):
 
 def _send_test(config: Config, ways: Sequence[WayOut], checked: Checked, given: Sequence[str], *, as_json: bool) -> int:
     """Every edition to each address, as single mail that never touches the round: what members will get, but for the
-    subject's beginning."""
+    subject's beginning, and for the link to the page in the archive, which is not there yet."""
     from newsletter.engine import local
     from newsletter.store import mailings, overview, subscribers
 
@@ -503,14 +511,11 @@ def _send_test(config: Config, ways: Sequence[WayOut], checked: Checked, given: 
         person = subscribers.find(config, address)
         for language, edition in checked.editions.items():
             id = mailings.post(
-                replace(edition, key="test", subject=f"[test] {edition.subject}"),
+                replace(kept_private(edition, config.base_url), key="test", subject=f"[test] {edition.subject}"),
                 key=f"test:{issue}:{secrets.token_hex(8)}",
                 address=address,
                 address_key=address_key,
-                slots={
-                    "NAME": person.name if person else "",
-                    "VIEW_URL": archive_url(config.base_url, language=language, issue=issue),
-                },
+                slots={"NAME": person.name if person else ""},
                 provider=config.route,
                 subscriber=person.pk if person else None,
             )

@@ -60,6 +60,12 @@ ISSUE = Shape(
         Field(
             name="blocks", kind="word", many=True, default=(), help="Names of standing blocks of issues/blocks.yaml."
         ),
+        Field(
+            name="private",
+            kind="boolean",
+            default=False,
+            help="Whether it stays out of the public archive. `View in browser` then opens for whoever got the mail.",
+        ),
     ),
 )
 
@@ -140,6 +146,7 @@ class Issue:
     intro: Text = field(default_factory=dict)
     stories: tuple[Story, ...] = ()
     blocks: tuple[Block, ...] = ()
+    private: bool = False
     where: Where = field(compare=False)
     marks: Mapping[str, Where] = field(default_factory=dict, compare=False, repr=False)
     remarks: tuple[Finding, ...] = field(default=(), compare=False, repr=False)  # doubts of the reader, no errors
@@ -188,6 +195,7 @@ def parse_issue(text: str, path: Path, config: Config) -> Issue:
         intro=record["intro"] or {},
         stories=tuple(stories),
         blocks=tuple(blocks),
+        private=record["private"],
         where=Where(path=name),
         marks=record.marks,
         remarks=tuple(reading.findings),

@@ -9,8 +9,10 @@ from __future__ import annotations
 import html as markup
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from newsletter.links import archive_url
 
 SLOT = re.compile(r"@@([A-Z][A-Z0-9_]*)@@")
 
@@ -43,6 +45,15 @@ class Mailbox:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Imprint:
+    """What an archive says of an issue beside its subject, in the edition's language and words."""
+
+    number: str = ""  # "No. 5"
+    date: str = ""  # "Sunday 19 November 2017"
+    preheader: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Edition:
     """Everything about a message that is the same for all its recipients; pure data, safe to store and to pickle."""
 
@@ -61,7 +72,15 @@ class Edition:
     html: str  # with slots
     text: str  # with slots
     images: tuple[Image, ...] = ()  # those that html refers to, by URL or by cid:<name>
+    imprint: Imprint = Imprint()  # of an issue
+    private: bool = False  # True: not in the public archive; @@VIEW_URL@@ is a signed link
     embed: bool = False  # True: html refers to `cid:<name>@newsletter`, and the envelope carries the images
+
+
+def kept_private(edition: Edition, base_url: str) -> Edition:
+    """The edition as it is when no public page shows it: what leads to places on that page leads to those in itself."""
+    page = archive_url(base_url, language=edition.language, issue=edition.key)
+    return replace(edition, private=True, html=edition.html.replace(f'href="{page}#', 'href="#'))
 
 
 def filled(edition: Edition, slots: Mapping[str, str]) -> tuple[str, str]:

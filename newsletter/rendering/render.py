@@ -24,7 +24,7 @@ from newsletter.content.issue import Block, Issue, Story
 from newsletter.content.markdown import to_html, to_text
 from newsletter.errors import Finding, IssueError, TemplateError, Where
 from newsletter.links import archive_url
-from newsletter.rendering.edition import SLOT, SLOTS, Edition, Image, Mailbox
+from newsletter.rendering.edition import SLOT, SLOTS, Edition, Image, Imprint, Mailbox, kept_private
 from newsletter.rendering.images import load_image
 from newsletter.rendering.inline import inline_css
 from newsletter.rendering.look import Labels, Theme, direction, labels_for, load_labels, load_theme, words_of
@@ -152,7 +152,11 @@ def render_issue(issue: Issue, language: str, templates: Templates) -> tuple[Edi
     Raises IssueError or TemplateError, with everything found by then, where there can be no edition.
     """
     desk, subject, context = _digest(issue, language, templates)
-    return desk.edition("digest", subject, context, key=issue.name), desk.findings
+    edition = desk.edition("digest", subject, context, key=issue.name)
+    seen = context["issue"]
+    imprint = Imprint(number=seen["number"], date=seen["date"], preheader=seen["preheader"])
+    edition = replace(edition, imprint=imprint)
+    return kept_private(edition, templates.config.base_url) if issue.private else edition, desk.findings
 
 
 def issue_mjml(issue: Issue, language: str, templates: Templates) -> str:

@@ -28,10 +28,11 @@ from newsletter.links import Keyring, archive_url, personal_url
 from newsletter.rendering.edition import Edition
 from newsletter.rendering.render import Notice, Templates, load_templates, own_welcome, render_notice
 from newsletter.store import models
-from newsletter.store.consent import LIFTED_BY_OPT_IN, record
+from newsletter.store.consent import LIFTED_BY_OPT_IN
 from newsletter.store.keys import keyring
 from newsletter.store.mailings import Letter, post_many
-from newsletter.store.models import Allowance, Subscriber, Subscription, Suppression, Wish
+from newsletter.store.models import Allowance, Consent, Subscriber, Subscription, Suppression, Wish
+from newsletter.store.published import published
 from newsletter.store.wishes import mailbox_key
 
 SIZE = 50  # wishes in one transaction: some milliseconds, since SQLite has one writer for all
@@ -43,7 +44,6 @@ LIMITS: Mapping[str, tuple[int, int]] = {"signup": (1, 3), "link": (3, 10**6), "
 """How many mails of a kind one mailbox gets, whoever asks: with less than a day between two of them, and in all until
 one is confirmed."""
 
-LONGEST_TURN = 0.03  # seconds of subscribing people at once in one transaction
 FIRST_REST, LONGEST_REST = 15.0, 240.0  # seconds between two tries of a template that does not render
 
 
@@ -281,21 +281,20 @@ class _Answer:
 
 
 def _answer(desk: Desk, made: Made, now: float, size: int) -> int:
-    begun = time.perf_counter()
     due = Wish.objects.filter(state="waiting", not_before__lte=now).order_by("not_before", "pk")
     rows = list(due.select_for_update(of=("self",), skip_locked=True)[:size])
     known = _Known.of(rows)
     answers: list[_Answer] = []
-    # By address: so the rows of persons are locked in the same order by everybody, and before any allowance, as whoever
-    # confirms does it.
-    for wish in sorted(rows, key=lambda each: bytes(each.address_key)):
+    joining = set()
+    for wish in rows:
         answer = _decide(wish, known, desk)
         if answer.at_once:
-            if answers and time.perf_counter() - begun > LONGEST_TURN:
-                continue  # the rest stays for the next transaction
-            _subscribe(answer, known, desk, now)
+            if answer.wish.address_key in joining:
+                continue  # until what the first one changes can be seen: the next transaction
+            joining.add(answer.wish.address_key)
         answers.append(answer)
-    answers.sort(key=lambda each: (each.wish.not_before, each.wish.pk))  # who came first gets what the limits allow
+    # Persons are locked before any allowance, as whoever confirms does it.
+    _subscribe([answer for answer in answers if answer.at_once], known, desk, now)
     _limit(answers, known, desk, made, now)
     letters = [_letter(answer, made, desk) for answer in answers if answer.mail and not answer.rests]
     post_many(letters, provider=desk.config.route)
@@ -375,57 +374,97 @@ def _decide(wish: Wish, known: _Known, desk: Desk) -> _Answer:
 # --- without a mail that asks -----------------------------------------------------------------------------------------
 
 
-def _subscribe(answer: _Answer, known: _Known, desk: Desk, now: float) -> None:
-    """Subscribes a person to lists that do without a double opt-in, with the event that says what they saw.
+def _subscribe(answers: list[_Answer], known: _Known, desk: Desk, now: float) -> None:
+    """Subscribes persons to lists that do without a double opt-in, with the event that says what they saw.
 
     A mailbox is taken on three times in all: with dots and pluses it could be given a thousand addresses.
     """
-    wish, key, at = answer.wish, bytes(answer.wish.address_key), datetime.fromtimestamp(now, UTC)
-    if answer.person is None:
-        mailbox = mailbox_key(desk.config, wish.address)
-        before = Allowance.objects.filter(key=mailbox, kind="signup").values_list("total", flat=True).first() or 0
-        if before + known.taken_on[mailbox] >= LIMITS["signup"][1]:
-            answer.at_once, answer.mail, answer.reason = (), None, OVER_IN_ALL
-            return
-        known.taken_on[mailbox] += 1
-    person, created = Subscriber.objects.select_for_update().get_or_create(
-        address_key=key,
-        defaults={"address": wish.address, "name": wish.name, "language": wish.language, "created_at": at},
+    new: list[_Answer] = []
+    mailboxes = {id(each): mailbox_key(desk.config, each.wish.address) for each in answers if each.person is None}
+    before = Allowance.objects.filter(kind="signup", key__in={*mailboxes.values()}) if mailboxes else ()
+    totals = Counter({bytes(each.key): each.total for each in before})
+    for each in answers:
+        if mailbox := mailboxes.get(id(each)):
+            if totals[mailbox] >= LIMITS["signup"][1]:
+                each.at_once, each.mail, each.reason = (), None, OVER_IN_ALL
+                continue
+            totals[mailbox] += 1
+            known.taken_on[mailbox] += 1
+            new.append(each)
+    answers = sorted((each for each in answers if each.at_once), key=lambda each: bytes(each.wish.address_key))
+    if not answers:
+        return
+    at = datetime.fromtimestamp(now, UTC)
+    Subscriber.objects.bulk_create(
+        [
+            Subscriber(
+                address_key=bytes(each.wish.address_key),
+                address=each.wish.address,
+                name=each.wish.name,
+                language=each.wish.language,
+                created_at=at,
+            )
+            for each in sorted(new, key=lambda each: bytes(each.wish.address_key))
+        ],
+        ignore_conflicts=True,  # imported at this moment
     )
-    known.people[key] = known.by_id[person.pk] = answer.person = person
-    joined = []
-    # Asked once the person is locked: an erasure or a complaint at this moment has either ended, or waits for us.
-    suppressed = Suppression.objects.filter(pk=key).exists()
-    for name in () if suppressed else answer.at_once:
-        row, _ = Subscription.objects.select_for_update().get_or_create(
-            list=models.List.objects.get_or_create(name=name)[0],
-            subscriber=person,
-            defaults={"state": "unconfirmed", "joined_at": at, "changed_at": at},
+    keys = [bytes(each.wish.address_key) for each in answers]
+    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update()
+    people = {bytes(each.address_key): each for each in locked}
+    # Asked once the persons are locked: an erasure or a complaint at this moment has either ended, or waits for us.
+    suppressed = {bytes(key) for key in Suppression.objects.filter(pk__in=keys).values_list("pk", flat=True)}
+    wanted: dict[tuple[int, int], _Answer] = {}
+    names = sorted({name for each in answers for name in each.at_once})
+    lists = {name: models.List.objects.get_or_create(name=name)[0].pk for name in names}
+    for each in answers:
+        key = bytes(each.wish.address_key)
+        each.person = people.get(key)
+        if each.person and key not in suppressed:
+            wanted |= {(each.person.pk, lists[name]): each for name in each.at_once}
+    joined = _join(wanted, at)
+    for each in answers:
+        on = [name for name in each.at_once if each.person and (each.person.pk, lists[name]) in joined]
+        rest = {*each.lists, *each.at_once}.difference(on)  # where they had left meanwhile, say
+        each.lists, each.at_once = tuple(name for name in each.wish.lists if name in rest), tuple(on)
+        each.mail = desk.confirmation(each.wish, each.lists) if each.lists else None
+
+
+def _join(wanted: Mapping[tuple[int, int], _Answer], at: datetime) -> set[tuple[int, int]]:
+    """Makes subscriptions of (subscriber, list), each with its event: those that were made."""
+    pairs, made = list(wanted), dict[tuple[int, int], int]()
+    moment = connection.ops.adapt_datetimefield_value(at)
+    with connection.cursor() as cursor:
+        for start in range(0, len(pairs), 100):  # SQLite takes 999 values in a statement, by the oldest limit
+            part = pairs[start : start + 100]
+            cursor.execute(
+                "INSERT INTO subscription (list_id, subscriber_id, state, joined_at, changed_at)"
+                f" VALUES {', '.join(['(%s, %s, %s, %s, %s)'] * len(part))} ON CONFLICT (list_id, subscriber_id)"
+                " DO UPDATE SET state = excluded.state, changed_at = excluded.changed_at"
+                " WHERE subscription.state = 'unconfirmed' RETURNING subscriber_id, list_id, id",
+                [value for person, list in part for value in (list, person, "subscribed", moment, moment)],
+            )
+            made |= {(person, list): id for person, list, id in cursor.fetchall()}
+        events = Consent.objects.bulk_create(_signed_up(wanted[pair].wish, *pair, at) for pair in made)
+        cursor.executemany(
+            "UPDATE subscription SET consent_id = %s WHERE id = %s",
+            [(event.pk, id) for event, id in zip(events, made.values(), strict=True)],
         )
-        if row.state != "unconfirmed":  # left, or joined, meanwhile
-            continue
-        asked = {"asked_at": datetime.fromtimestamp(wish.at, UTC).isoformat(timespec="seconds")}
-        row.consent = record(
-            row,
-            "signup",
-            text=wish.text,
-            text_version=wish.text_version,
-            language=wish.language,
-            how=wish.how,
-            evidence={**asked, **({"network": wish.network} if wish.network else {})},
-            now=at,
-        )
-        row.state, row.changed_at = "subscribed", at
-        row.save(update_fields=["state", "changed_at", "consent"])
-        known.states[person.pk, name] = "subscribed"
-        joined.append(name)
-    if created and not joined:
-        person.delete()
-        answer.person = None
-        del known.people[key]
-    answer.lists = tuple(each for each in wish.lists if each in {*answer.lists, *answer.at_once} - {*joined})
-    answer.at_once = tuple(joined)
-    answer.mail = desk.confirmation(wish, answer.lists) if answer.lists else None
+    return {*made}
+
+
+def _signed_up(wish: Wish, person: int, list: int, at: datetime) -> Consent:
+    asked = {"asked_at": datetime.fromtimestamp(wish.at, UTC).isoformat(timespec="seconds")}
+    return Consent(
+        subscriber_id=person,
+        list_id=list,
+        kind="signup",
+        text=wish.text,
+        text_version=wish.text_version,
+        language=wish.language,
+        how=wish.how,
+        evidence={**asked, **({"network": wish.network} if wish.network else {})},
+        at=at,
+    )
 
 
 # --- limits, letters, and what becomes of the wishes ------------------------------------------------------------------
@@ -634,20 +673,13 @@ def _welcomes(lists: Mapping[str, int], language: str, desk: Desk) -> list[tuple
 
 def _latest(desk: Desk, language: str) -> str:
     """The page of the latest issue that anybody may read, in this language or the default one; else the archive's."""
-    public = [each.id for each in desk.lists.values() if not each.private]
-    begun = models.Edition.objects.filter(
-        mailing__kind="issue",
-        mailing__opened_at__isnull=False,
-        mailing__list__name__in=public,
-        language__in=(language, desk.config.default_language),
-    ).order_by("-mailing__opened_at", "-mailing")
-    rows = list(begun.values_list("language", "mailing", "mailing__round__issue")[:10])
-    rows = [row for row in rows if row[1] == rows[0][1]]
     base = desk.config.base_url
-    if not rows:
+    shown = published([each.id for each in desk.lists.values() if each.private])
+    pages = [each for each in shown if each.language in (language, desk.config.default_language)]
+    if not pages:
         return f"{base.rstrip('/')}/archive/{quote(language, safe='')}/"
-    found, _, issue = next((row for row in rows if row[0] == language), rows[0])
-    return archive_url(base, language=found, issue=issue)
+    latest = max(pages, key=lambda each: (each.first_at, each.issue, each.language == language))
+    return archive_url(base, language=latest.language, issue=latest.issue)
 
 
 # --- forgetting -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from newsletter.moments import Schedule, moments_of, shown, shown_local, span
 from newsletter.rendering.edition import Edition as RenderedEdition
 from newsletter.store import models
 from newsletter.store.doorbell import ring
-from newsletter.store.editions import frozen
+from newsletter.store.editions import frozen, keep_images
 from newsletter.store.ledger import tally
 
 BATCH = 1000  # deliveries
@@ -91,6 +91,7 @@ def open_mailing(
             state="scheduled" if schedule else "opening",
             provider=provider,
             manifest_hash=manifest_hash,
+            private=any(edition.private for edition in editions.values()),
             plan={"done": 0, "range": RANGE, "language": default_language, "meaning": meaning},
             created_at=now,
             watched_at=now,
@@ -100,6 +101,7 @@ def open_mailing(
         for language, edition in editions.items():
             content, hash = frozen(edition)
             models.Edition.objects.create(mailing=mailing, language=language, hash=hash, content=content)
+        keep_images(image for edition in editions.values() for image in edition.images)
         ring("write_down", mailing=mailing.pk)
     return Opened(mailing=mailing.pk, joined=False)
 
@@ -655,9 +657,11 @@ def _frozen_for_one(edition: RenderedEdition, provider: str, now: datetime) -> t
             watched_at=now,
         )
     content, hash = _frozen(edition)
-    row, _ = models.Edition.objects.only("pk").get_or_create(
+    row, new = models.Edition.objects.only("pk").get_or_create(
         mailing=mailing, language=edition.language, hash=hash, defaults={"content": content}
     )
+    if new:
+        keep_images(edition.images)
     return mailing.pk, row.pk
 
 

@@ -245,6 +245,7 @@ class Mailing(models.Model):
     zone = models.CharField(max_length=64, default="")  # the time zone of `send_at` as it was asked for
     local_time = models.CharField(max_length=16, default="")  # "2026-11-27T08:00", in each subscriber's own zone
     manifest_hash = models.CharField(max_length=64, default="")
+    private = models.BooleanField(default=False)  # its editions stay out of the public archive
     audience = models.BigIntegerField(default=0)  # recipients written down; grows while opening
     left_out = models.JSONField(default=dict)  # reason → how many of the list were not written down
     plan = models.JSONField(default=dict)  # opening: the compiled segment and how far the key ranges are done
@@ -282,6 +283,17 @@ class Edition(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=("mailing", "language", "hash"), name="edition_once"),
         ]
+
+
+class Image(models.Model):
+    """A picture that something sent links to. Its name is its content's, so that neither ever changes."""
+
+    name = models.CharField(max_length=40, primary_key=True)  # 32 hexadecimal digits of its SHA-256, and .png
+    media_type = models.CharField(max_length=20)
+    content = models.BinaryField()
+
+    class Meta:
+        db_table = "image"
 
 
 class Batch(models.Model):

@@ -20,6 +20,22 @@ class Migration(migrations.Migration):
             name="tracking",
             field=models.BooleanField(null=True),
         ),
+        migrations.AddField(
+            model_name="mailing",
+            name="private",
+            field=models.BooleanField(default=False),
+        ),
+        migrations.CreateModel(
+            name="Image",
+            fields=[
+                ("name", models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ("media_type", models.CharField(max_length=20)),
+                ("content", models.BinaryField()),
+            ],
+            options={
+                "db_table": "image",
+            },
+        ),
         migrations.CreateModel(
             name="Allowance",
             fields=[

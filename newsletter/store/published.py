@@ -1,0 +1,109 @@
+"""What of all that was sent is public: which issues, in which languages, since when; their editions and pictures.
+
+An issue is public once a mailing of it has begun that is not private: neither the issue's file nor its list said so when
+the mailing was opened, and the list is not private now. Of one that was cancelled somebody must have it. In each
+language the edition of the newest such mailing counts. Single mail, tests among it, is never public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import connection
+
+from newsletter.rendering.edition import Edition
+from newsletter.store import models
+from newsletter.store.editions import thawed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """An issue in one language, as its readers have it."""
+
+    issue: str  # "2017-11-19"
+    language: str
+    edition: int
+    first_at: datetime  # when it was first sent in this language
+    at: datetime  # when this edition was
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A picture that something sent links to."""
+
+    media_type: str
+    content: bytes
+
+
+def published(private_lists: Collection[str]) -> tuple[Published, ...]:
+    """Everything public, by issue and language; `private_lists` are the lists whose issues are not."""
+    where, values = _public(private_lists)
+    rows: dict[tuple[str, str], Published] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT r.issue, e.language, e.id, m.opened_at FROM mailing m JOIN round r ON r.id = m.round_id"
+            f" JOIN edition e ON e.mailing_id = m.id WHERE {where} ORDER BY r.issue, e.language, m.opened_at, e.id",
+            values,
+        )
+        for issue, language, edition, opened_at in cursor.fetchall():
+            at = _moment(opened_at)
+            first = rows.get((issue, language))
+            rows[issue, language] = Published(
+                issue=issue, language=language, edition=edition, first_at=first.first_at if first else at, at=at
+            )
+    return tuple(rows.values())
+
+
+def published_stamp(private_lists: Collection[str]) -> tuple[Any, ...]:
+    """Something that is another when `published` may be: two aggregates over the mailings of issues."""
+    where, values = _public(private_lists)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT count(*), max(m.opened_at) FROM mailing m WHERE {where}", values)
+        return tuple(cursor.fetchone())
+
+
+def _public(private_lists: Collection[str]) -> tuple[str, Sequence[str]]:
+    """SQL that says which mailings `m` are public, and its values."""
+    lists = ""
+    if private_lists:
+        marks = ", ".join("%s" for _ in private_lists)
+        lists = f" AND m.list_id NOT IN (SELECT l.id FROM list l WHERE l.name IN ({marks}))"
+    # Whoever was answered for and not refused has it.
+    reached = "EXISTS (SELECT 1 FROM batch b WHERE b.mailing_id = m.id AND b.answered > b.refused)"
+    return (
+        "m.kind = 'issue' AND NOT m.private AND m.opened_at IS NOT NULL"
+        f" AND (m.state <> 'cancelled' OR {reached}){lists}",
+        tuple(private_lists),
+    )
+
+
+def _moment(value: Any) -> datetime:
+    """A moment as the database hands it out: SQLite has a text without its time zone, which is UTC."""
+    return value if isinstance(value, datetime) else datetime.fromisoformat(f"{value}+00:00")
+
+
+def load_edition(id: int) -> Edition | None:
+    """A frozen edition, or None when there is none of this id."""
+    content = models.Edition.objects.filter(pk=id).values_list("content", flat=True).first()
+    return thawed(content) if content else None
+
+
+def load_editions(ids: Collection[int]) -> dict[int, Edition]:
+    """Frozen editions by their ids."""
+    rows = models.Edition.objects.filter(pk__in=ids).values_list("pk", "content")
+    return {id: thawed(content) for id, content in rows}
+
+
+def sisters(id: int) -> dict[str, int]:
+    """The editions of the same mailing by language, that of `id` among them; none for single mail."""
+    rows = models.Edition.objects.filter(mailing__kind="issue", mailing__editions=id).order_by("language", "pk")
+    return dict(rows.values_list("language", "pk"))
+
+
+def load_image(name: str) -> Kept | None:
+    """A picture that was kept when something linking to it was sent; None when there is none of this name."""
+    row = models.Image.objects.filter(pk=name).values_list("media_type", "content").first()
+    return Kept(media_type=row[0], content=bytes(row[1])) if row else None
