@@ -17,6 +17,7 @@ from newsletter.cli.database import open_store
 from newsletter.cli.workspace import open_workspace
 
 LOCAL = "127.0.0.1"
+PORT = 8000
 BACKLOG = 1024  # connections that the system keeps until a process takes them
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -26,9 +27,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=8000,
+    default=PORT,
     metavar="PORT",
-    help="The port to listen at, 0 for any that is free. Default: 8000.",
+    help=f"The port to listen at, 0 for any that is free. Default: {PORT}.",
 )
 @click.option(
     "--processes",

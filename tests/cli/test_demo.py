@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import mailbox
 import os
+import pty
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from email.header import decode_header, make_header
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import pytest
 import yaml
 
 from newsletter.cli import run
-from newsletter.config import ENVIRONMENT
+from newsletter.config import ENVIRONMENT, load_config
 from newsletter.rendering.edition import SLOT
 
 ROOT = Path(__file__).parents[2]
@@ -74,17 +77,83 @@ def messages() -> dict[str, list[mailbox.MaildirMessage]]:
     return found
 
 
+def counted() -> dict[str, int]:
+    """How many messages there are of each issue."""
+    return {issue: len(sent) for issue, sent in messages().items() if issue.startswith("2017")}
+
+
 def test_the_demo_goes_the_whole_way_and_accounts_for_everybody(say: Run, desk: Path) -> None:
     said = say("demo")
     assert said.code == 0
     assert "8 people on the list weekly, 0 rows rejected" in said.out
     tallies = re.findall(r"accepted +(\d)\n +refused +(\d)\n +in doubt +(\d)\n +skipped +(\d)", said.out)
-    assert tallies == [("8", "0", "0", "0"), ("7", "0", "0", "1")]
+    assert tallies[:2] == [("8", "0", "0", "0"), ("7", "0", "0", "1")]
     assert re.search(r"skipped +1 +unsubscribed\n", said.out)
     assert "0 people to send to: 7 who have it already, 1 unsubscribed; nobody gets it twice" in said.out
     (address,) = re.findall(r"Did (\S+) get it\?", said.out)
     assert f"Did {address} get it?\n  2017-11-19: accepted\n  2017-11-26: skipped: unsubscribed\n" in said.out
-    assert {issue: len(sent) for issue, sent in messages().items()} == {"2017-11-19": 8, "2017-11-26": 7}
+    assert counted() == {"2017-11-19": 8, "2017-11-26": 7, "2017-12-03": 8, "2017-12-10": 7}
+
+
+def test_somebody_signs_up_gets_an_issue_leaves_and_gets_nothing_more(say: Run, desk: Path) -> None:
+    said = say("demo")
+    assert said.code == 0
+    assert "nothing of it for newcomer@example.org, who has left" in said.out
+    theirs = {
+        issue: sum("newcomer@example.org" in read_header(message["To"]) for message in sent)
+        for issue, sent in messages().items()
+    }
+    assert {issue: count for issue, count in theirs.items() if issue.startswith("2017")} == {
+        "2017-11-19": 0,
+        "2017-11-26": 0,
+        "2017-12-03": 1,
+        "2017-12-10": 0,
+    }
+    assert sum(theirs.values()) >= 2  # and the mail to confirm by
+
+
+def test_on_a_terminal_the_pages_are_served_until_ctrl_c(desk: Path) -> None:
+    command = [sys.executable, "-m", "newsletter", "demo"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"})
+    said = b""
+    try:
+        while b"(Ctrl-C ends it)" not in said or b"past issues" not in said.rpartition(b"(Ctrl-C ends it)")[2]:
+            said += os.read(terminal, 65536)
+        url = re.findall(r"(http://\S+)/inbox/ ", said.decode())[-1]
+        with urllib.request.urlopen(f"{url}/inbox/", timeout=60) as answer:
+            assert answer.status == 200
+        os.write(terminal, b"\x03")
+        with suppress(OSError):  # EIO: the terminal has been let go
+            while chunk := os.read(terminal, 65536):
+                said += chunk
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"{url}/inbox/", timeout=60)
+    finally:
+        os.close(terminal)
+    assert b"Traceback" not in said
+
+
+def test_its_workspace_can_reach_nobody(say: Run, desk: Path) -> None:
+    spoil(
+        desk / "newsletter.yaml",
+        "provider: outbox",
+        "provider: smtp\nsmtp: {host: 127.0.0.1, port: 9}\nproviders: {relay: {smtp: {host: 127.0.0.1, port: 9}}}\n"
+        "fallback: [relay]",
+    )
+    assert say("demo", "--no-serve").code == 0
+    config = load_config(Path("build/demo/workspace"), {})
+    assert [way.name for way in (*config.ways, *config.spare)] == ["outbox"]
+    assert config.outbox.is_relative_to(Path("build/demo/workspace"))
+
+
+def test_a_private_list_has_no_sign_up_and_the_demo_says_so(say: Run, desk: Path) -> None:
+    spoil(desk / "subscribers" / "lists.yaml", "  - id: weekly\n", "  - id: weekly\n    private: true\n")
+    said = say("demo")
+    assert said.code == 0
+    assert "The list weekly is private" in said.out
 
 
 def test_each_gets_a_finished_message_in_their_language(say: Run, desk: Path) -> None:
@@ -113,7 +182,7 @@ def test_a_second_demo_begins_anew(say: Run, desk: Path) -> None:
     assert say("demo").code == 0
     said = say("demo")
     assert (said.code, "8 people on the list weekly" in said.out) == (0, True)
-    assert {issue: len(sent) for issue, sent in messages().items()} == {"2017-11-19": 8, "2017-11-26": 7}
+    assert counted() == {"2017-11-19": 8, "2017-11-26": 7, "2017-12-03": 8, "2017-12-10": 7}
 
 
 def test_what_it_made_can_be_looked_into(say: Run, desk: Path) -> None:
