@@ -19,7 +19,6 @@ from django.db import InterfaceError, OperationalError, connection
 from newsletter import duties
 from newsletter.config import Config
 from newsletter.dispatch import LEASE, Dispatcher, Progress, said
-from newsletter.errors import InputError
 from newsletter.providers import WayOut
 from newsletter.store import fleet, keys, schema
 
@@ -79,12 +78,14 @@ class EveryDuty:
     def _answer_wishes(self) -> bool:
         try:
             return duties.answer_wishes(self._config, seconds=self._seconds)
-        except InputError as error:  # of a file of the workspace: all else goes on
+        except Exception as error:  # of a file of the workspace, or a mistake of ours: issues must go on being sent
+            if away(error):
+                raise
             self._shift.progress.trouble = unanswered(error)
             return False
 
 
-def unanswered(error: InputError) -> str:
+def unanswered(error: Exception) -> str:
     """What a worker says of lists or templates that keep mails of the pages from being made."""
     return f"some mails that people asked for at the pages wait: {said(error)}"
 

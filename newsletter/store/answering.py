@@ -674,7 +674,7 @@ def _welcomes(lists: Mapping[str, int], language: str, desk: Desk) -> list[tuple
 def _latest(desk: Desk, language: str) -> str:
     """The page of the latest issue that anybody may read, in this language or the default one; else the archive's."""
     base = desk.config.base_url
-    shown = published([each.id for each in desk.lists.values() if each.private])
+    shown = published([each.id for each in desk.lists.values() if each.private]).rows
     pages = [each for each in shown if each.language in (language, desk.config.default_language)]
     if not pages:
         return f"{base.rstrip('/')}/archive/{quote(language, safe='')}/"

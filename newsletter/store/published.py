@@ -7,9 +7,10 @@ language the edition of the newest such mailing counts. Single mail, tests among
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from django.db import connection
@@ -30,6 +31,40 @@ class Published:
     at: datetime  # when this edition was
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Public:
+    """All that is public at one moment, the newest issue first."""
+
+    rows: tuple[Published, ...]
+
+    @cached_property
+    def by_language(self) -> Mapping[str, tuple[Published, ...]]:
+        found: dict[str, list[Published]] = {}
+        for each in self.rows:
+            found.setdefault(each.language, []).append(each)
+        return {language: tuple(rows) for language, rows in found.items()}
+
+    @cached_property
+    def by_issue(self) -> Mapping[str, Mapping[str, Published]]:
+        """Issue → language → what is public of it."""
+        found: dict[str, dict[str, Published]] = {}
+        for each in self.rows:
+            found.setdefault(each.issue, {})[each.language] = each
+        return found
+
+    def neighbours(self, row: Published) -> tuple[Published | None, Published | None]:
+        """The issue before this one in its language, and the one after it."""
+        place = self._places[row.issue, row.language]
+        rows = self.by_language[row.language]
+        earlier = rows[place + 1] if place + 1 < len(rows) else None
+        return earlier, rows[place - 1] if place else None
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[str, str], int]:
+        rows = self.by_language.values()
+        return {(each.issue, each.language): place for inside in rows for place, each in enumerate(inside)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kept:
     """A picture that something sent links to."""
@@ -38,23 +73,23 @@ class Kept:
     content: bytes
 
 
-def published(private_lists: Collection[str]) -> tuple[Published, ...]:
-    """Everything public, by issue and language; `private_lists` are the lists whose issues are not."""
+def published(private_lists: Collection[str]) -> Public:
+    """Everything public; `private_lists` are the lists whose issues are not."""
     where, values = _public(private_lists)
     rows: dict[tuple[str, str], Published] = {}
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT r.issue, e.language, e.id, m.opened_at FROM mailing m JOIN round r ON r.id = m.round_id"
-            f" JOIN edition e ON e.mailing_id = m.id WHERE {where} ORDER BY r.issue, e.language, m.opened_at, e.id",
+            f" JOIN edition e ON e.mailing_id = m.id WHERE {where} ORDER BY m.opened_at, e.id",
             values,
         )
         for issue, language, edition, opened_at in cursor.fetchall():
             at = _moment(opened_at)
-            first = rows.get((issue, language))
-            rows[issue, language] = Published(
-                issue=issue, language=language, edition=edition, first_at=first.first_at if first else at, at=at
-            )
-    return tuple(rows.values())
+            earlier = rows.get((issue, language))
+            first_at = earlier.first_at if earlier else at
+            rows[issue, language] = Published(issue=issue, language=language, edition=edition, first_at=first_at, at=at)
+    # By name, which begins with the date: an old issue that is sent late, or again, stays where its date puts it.
+    return Public(rows=tuple(rows[key] for key in sorted(rows, reverse=True)))
 
 
 def published_stamp(private_lists: Collection[str]) -> tuple[Any, ...]:
