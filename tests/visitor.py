@@ -226,6 +226,9 @@ def visiting(
     page = context.new_page()
     visitor = Visitor(url=url, context=context, page=page, way=way, language=language)
     ours = {urlsplit(each).netloc for each in (url, *homes)}
+    # Where the focus is in the frame of a mail is asked by a script, and Chromium says that the frame runs none.
+    asking = r"^Blocked script execution in '[^']*/html' because the document's frame is sandboxed"
+    known = "|".join(filter(None, [allowed, asking if way == "keyboard" else ""]))
 
     def requested(request: Any) -> None:
         parts = urlsplit(request.url)
@@ -239,7 +242,7 @@ def visiting(
             visitor.wrong.append(f"a cookie at {urlsplit(response.url).path}")
 
     def said(message: Any) -> None:
-        if message.type in ("error", "warning") and not (allowed and re.search(allowed, message.text)):
+        if message.type in ("error", "warning") and not (known and re.search(known, message.text)):
             where = urlsplit(message.location.get("url", "")).path
             visitor.wrong.append(f"console on {urlsplit(visitor.page.url).path}: {message.text} ({where})")
 
@@ -249,10 +252,10 @@ def visiting(
     context.on("weberror", lambda error: visitor.wrong.append(f"script: {error.error}"))
     try:
         yield visitor
-        assert context.cookies() == []
+        assert not context.cookies(), "a cookie was set"
         if scripts:
             assert visitor.page.evaluate("localStorage.length + sessionStorage.length") == 0
-        assert visitor.wrong == []
+        assert not visitor.wrong, "\n".join(visitor.wrong)
     finally:
         context.close()
 
