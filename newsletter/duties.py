@@ -64,7 +64,7 @@ def answer_wishes(config: Config, *, seconds: float = 2.0) -> bool:
     """Posts the mails that answer what people asked for at the pages, for so long; True while there are more.
 
     Raises `InputError`, after all that could be answered, when the lists or a template of the workspace cannot be used.
-    What needs them goes on waiting: for lists.yaml and the theme until they are mended, for a template some minutes.
+    What needs them goes on waiting, and is tried again and again.
     """
     deadline = time.monotonic() + seconds
     trouble: InputError | None = None

@@ -38,6 +38,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("worker", "following", "Send what is due: mailings, single mail, second tries, until you stop it."),
     ("workers", "workers", "Who is at work, on which machine, how fast, and what waits."),
     ("serve", "serve", "Serve the pages for members: sign-up, leaving, preferences, the archive."),
+    ("archive", "archive", "Write every public issue as a static site: pages, pictures, feeds, sitemap."),
     ("dkim", "dkim", "Sign mail with DKIM: make keys, show their DNS records."),
     ("doctor", "doctor", "See whether mail would leave from here: settings, database, ways out, keys, caps."),
     ("backup", "database", "Write the database, the secret keys and the workspace into one file."),

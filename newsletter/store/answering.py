@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote
 
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import QuerySet
 
 from newsletter.config import Config
 from newsletter.content.lists import List, covers, load_lists
@@ -35,7 +36,7 @@ from newsletter.store.models import Allowance, Consent, Subscriber, Subscription
 from newsletter.store.published import published
 from newsletter.store.wishes import mailbox_key
 
-SIZE = 50  # wishes in one transaction: some milliseconds, since SQLite has one writer for all
+SIZE = 50  # wishes in one transaction: about 15 ms, since SQLite has one writer for all
 DAY = 86_400.0  # seconds
 KEPT = 7 * DAY  # for so long a wish may be granted, and it is known why one was dropped
 KEPT_GRANTED = 365 * DAY
@@ -44,7 +45,8 @@ LIMITS: Mapping[str, tuple[int, int]] = {"signup": (1, 3), "link": (3, 10**6), "
 """How many mails of a kind one mailbox gets, whoever asks: with less than a day between two of them, and in all until
 one is confirmed."""
 
-FIRST_REST, LONGEST_REST = 15.0, 240.0  # seconds between two tries of a template that does not render
+PUT_OFF = 3600.0  # seconds for a wish that cannot be answered by a mistake of ours
+FIRST_REST, LONGEST_REST = 5.0, 60.0  # seconds between two tries of a template that does not render
 
 
 # --- what the mails are made of ---------------------------------------------------------------------------------------
@@ -208,18 +210,17 @@ class Done(NamedTuple):
 
 def waits(now: float) -> bool:
     """Whether a wish waits for its answer."""
-    return Wish.objects.filter(state="waiting", not_before__lte=now).exists()
+    return _due(now).exists()
 
 
 def answer(config: Config, *, now: float | None = None, size: int = SIZE) -> Done:
     """Answers the wishes that have waited longest, in one transaction.
 
-    Raises `InputError` when the lists or the templates of the workspace cannot be read; then all go on waiting.
+    Raises `InputError` when the lists or the templates of the workspace cannot be read; then all go on waiting. Any
+    other mistake is one wish's alone, which is put off.
     """
     now = time.time() if now is None else now
-    if not waits(now):  # asked outside of a transaction, which would be a write to SQLite
-        return Done(0)
-    return _with_editions(_desks.desk(config), now, lambda desk, made: _answer(desk, made, now, size))
+    return _by_portions(_due(now), _answer, config, now, size)
 
 
 def greet(config: Config, *, now: float | None = None, size: int = SIZE) -> Done:
@@ -228,9 +229,36 @@ def greet(config: Config, *, now: float | None = None, size: int = SIZE) -> Done
     Raises what `answer` raises.
     """
     now = time.time() if now is None else now
-    if not Wish.objects.filter(welcome_due=True, not_before__lte=now).exists():
+    return _by_portions(_welcome_due(now), _greet, config, now, size)
+
+
+def _due(now: float) -> QuerySet[Wish]:
+    return Wish.objects.filter(state="waiting", not_before__lte=now).order_by("not_before", "pk")
+
+
+def _welcome_due(now: float) -> QuerySet[Wish]:
+    return Wish.objects.filter(welcome_due=True, not_before__lte=now).order_by("granted_at", "pk")
+
+
+def _by_portions(due: QuerySet[Wish], act: Act, config: Config, now: float, size: int) -> Done:
+    """One portion; when it fails, one wish alone, which is put off when it fails again: the others must not wait for
+    it. Raises what that failed with."""
+    if not due.exists():  # asked outside of a transaction, which would be a write to SQLite
         return Done(0)
-    return _with_editions(_desks.desk(config), now, lambda desk, made: _greet(desk, made, now, size))
+    desk = _desks.desk(config)
+    try:
+        return _with_editions(desk, now, lambda made: act(desk, made, now, size))
+    except (OperationalError, InterfaceError, OSError):  # the database or the disk: of all
+        raise
+    except Exception:
+        if size > 1:
+            return _by_portions(due, act, config, now, 1)
+        if first := due.first():
+            Wish.objects.filter(pk=first.pk).update(not_before=now + PUT_OFF)
+        raise
+
+
+Act = Callable[[Desk, Made, float, int], int]
 
 
 class _Lacking(Exception):
@@ -241,7 +269,7 @@ class _Lacking(Exception):
         self.mails = tuple(mails)
 
 
-def _with_editions(desk: Desk, now: float, act: Callable[[Desk, Made], int]) -> Done:
+def _with_editions(desk: Desk, now: float, act: Callable[[Made], int]) -> Done:
     """Calls `act` in a transaction, and again after it said what it lacks: rendering takes some hundredths of a second,
     for which nobody should wait who wants to write."""
     trouble: InputError | None = None
@@ -249,7 +277,7 @@ def _with_editions(desk: Desk, now: float, act: Callable[[Desk, Made], int]) -> 
     while True:
         try:
             with transaction.atomic():
-                return Done(act(desk, made), trouble)
+                return Done(act(made), trouble)
         except _Lacking as lacking:
             trouble = desk.render(lacking.mails, made, now) or trouble
 
@@ -281,8 +309,7 @@ class _Answer:
 
 
 def _answer(desk: Desk, made: Made, now: float, size: int) -> int:
-    due = Wish.objects.filter(state="waiting", not_before__lte=now).order_by("not_before", "pk")
-    rows = list(due.select_for_update(of=("self",), skip_locked=True)[:size])
+    rows = list(_due(now).select_for_update(of=("self",), skip_locked=True)[:size])
     known = _Known.of(rows)
     answers: list[_Answer] = []
     joining = set()
@@ -409,7 +436,7 @@ def _subscribe(answers: list[_Answer], known: _Known, desk: Desk, now: float) ->
         ignore_conflicts=True,  # imported at this moment
     )
     keys = [bytes(each.wish.address_key) for each in answers]
-    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update()
+    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update(no_key=True)
     people = {bytes(each.address_key): each for each in locked}
     # Asked once the persons are locked: an erasure or a complaint at this moment has either ended, or waits for us.
     suppressed = {bytes(key) for key in Suppression.objects.filter(pk__in=keys).values_list("pk", flat=True)}
@@ -460,7 +487,7 @@ def _signed_up(wish: Wish, person: int, list: int, at: datetime) -> Consent:
         kind="signup",
         text=wish.text,
         text_version=wish.text_version,
-        language=wish.language,
+        language=wish.text_language or wish.language,
         how=wish.how,
         evidence={**asked, **({"network": wish.network} if wish.network else {})},
         at=at,
@@ -608,8 +635,7 @@ def _granted_part(answer: _Answer, now: float) -> None:
 
 
 def _greet(desk: Desk, made: Made, now: float, size: int) -> int:
-    due = Wish.objects.filter(welcome_due=True, not_before__lte=now).order_by("granted_at", "pk")
-    rows = list(due.select_for_update(of=("self",), skip_locked=True)[:size])
+    rows = list(_welcome_due(now).select_for_update(of=("self",), skip_locked=True)[:size])
     people = Subscriber.objects.in_bulk([row.subscriber_id for row in rows if row.subscriber_id is not None])
     joined: dict[int, dict[str, int]] = {}  # subscriber → list → subscription
     subscribed = Subscription.objects.filter(subscriber__in=[*people], state="subscribed")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from newsletter.rendering.edition import Edition, Image, Imprint, Mailbox
-from newsletter.store import models
 
 
 def frozen(edition: Edition) -> tuple[str, str]:
     """The edition as JSON, and the SHA-256 of that text in hexadecimal."""
     values = asdict(edition)
     for image in values["images"]:
-        # A linked image is kept apart (`keep_images`); only what travels in the message is kept with it.
+        # A linked image is kept apart (`published.keep_images`); only what travels in the message is kept with it.
         image["content"] = b64encode(image["content"]).decode() if edition.embed else ""
     content = json.dumps(values, ensure_ascii=False, sort_keys=True)
     return content, hashlib.sha256(content.encode()).hexdigest()
@@ -33,13 +31,3 @@ def thawed(content: str) -> Edition:
     values["images"] = tuple(Image(**{**image, "content": b64decode(image["content"])}) for image in values["images"])
     values["imprint"] = Imprint(**values.get("imprint", {}))
     return Edition(**values)
-
-
-def keep_images(images: Iterable[Image]) -> None:
-    """Keeps pictures for as long as the database: what was sent links to them, whatever becomes of the workspace's
-    files. One that is kept already costs no more than a look."""
-    new = {image.name: image for image in images}
-    for name in models.Image.objects.filter(name__in=new).values_list("name", flat=True):
-        del new[name]
-    rows = [models.Image(name=each.name, media_type=each.media_type, content=each.content) for each in new.values()]
-    models.Image.objects.bulk_create(rows, ignore_conflicts=True)

@@ -27,8 +27,9 @@ from newsletter.moments import Schedule, moments_of, shown, shown_local, span
 from newsletter.rendering.edition import Edition as RenderedEdition
 from newsletter.store import models
 from newsletter.store.doorbell import ring
-from newsletter.store.editions import frozen, keep_images
+from newsletter.store.editions import frozen
 from newsletter.store.ledger import tally
+from newsletter.store.published import keep_images
 
 BATCH = 1000  # deliveries
 RANGE = 5000  # subscribers written down in one transaction, to begin with

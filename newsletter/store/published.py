@@ -1,21 +1,21 @@
 """What of all that was sent is public: which issues, in which languages, since when; their editions and pictures.
 
-An issue is public once a mailing of it has begun that is not private: neither the issue's file nor its list said so when
-the mailing was opened, and the list is not private now. Of one that was cancelled somebody must have it. In each
+An issue is public once a mailing of it has begun that is not private: neither the issue's file nor its list said so
+when the mailing was opened, and the list is not private now. Of one that was cancelled somebody must have it. In each
 language the edition of the newest such mailing counts. Single mail, tests among it, is never public.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from django.db import connection
 
-from newsletter.rendering.edition import Edition
+from newsletter.rendering.edition import Edition, Image
 from newsletter.store import models
 from newsletter.store.editions import thawed
 
@@ -108,16 +108,13 @@ def _public(private_lists: Collection[str]) -> tuple[str, Sequence[str]]:
         lists = f" AND m.list_id NOT IN (SELECT l.id FROM list l WHERE l.name IN ({marks}))"
     # Whoever was answered for and not refused has it.
     reached = "EXISTS (SELECT 1 FROM batch b WHERE b.mailing_id = m.id AND b.answered > b.refused)"
-    return (
-        "m.kind = 'issue' AND NOT m.private AND m.opened_at IS NOT NULL"
-        f" AND (m.state <> 'cancelled' OR {reached}){lists}",
-        tuple(private_lists),
-    )
+    begun = f"m.opened_at IS NOT NULL AND (m.state <> 'cancelled' OR {reached})"
+    return f"m.kind = 'issue' AND NOT m.private AND {begun}{lists}", tuple(private_lists)
 
 
-def _moment(value: Any) -> datetime:
-    """A moment as the database hands it out: SQLite has a text without its time zone, which is UTC."""
-    return value if isinstance(value, datetime) else datetime.fromisoformat(f"{value}+00:00")
+def _moment(value: datetime) -> datetime:
+    """A moment as the database hands it out: SQLite has it without its time zone, which is UTC."""
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def load_edition(id: int) -> Edition | None:
@@ -136,6 +133,16 @@ def sisters(id: int) -> dict[str, int]:
     """The editions of the same mailing by language, that of `id` among them; none for single mail."""
     rows = models.Edition.objects.filter(mailing__kind="issue", mailing__editions=id).order_by("language", "pk")
     return dict(rows.values_list("language", "pk"))
+
+
+def keep_images(images: Iterable[Image]) -> None:
+    """Keeps pictures for as long as the database: what was sent links to them, whatever becomes of the workspace's
+    files. One that is kept already costs no more than a look."""
+    new = {image.name: image for image in images}
+    for name in models.Image.objects.filter(name__in=new).values_list("name", flat=True):
+        del new[name]
+    rows = [models.Image(name=each.name, media_type=each.media_type, content=each.content) for each in new.values()]
+    models.Image.objects.bulk_create(rows, ignore_conflicts=True)
 
 
 def load_image(name: str) -> Kept | None:

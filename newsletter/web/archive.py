@@ -1,5 +1,5 @@
-"""The archive's addresses: the list of issues, each issue, the feeds, the sitemap, the pictures, and issues that are not
-public for whoever has their link.
+"""The archive's addresses: the list of issues, each issue, the feeds, the sitemap, the pictures, and issues that are
+not public, for whoever has their link.
 
 Each is made once and laid on the shelf (shelf.py), from where the door hands it out without coming here.
 """

@@ -46,7 +46,7 @@ def atom(press: Press, public: Public, language: str) -> Page | None:
     home = press.base_url + index_path(language)
     title = press.site.text(press.site.config.title, language)
     updated = max((entry.row.at for entry in entries), default=_NEVER)
-    feed = etree.Element(f"{{{_ATOM}}}feed", nsmap={None: _ATOM})
+    feed = etree.Element(f"{{{_ATOM}}}feed", nsmap={None: _ATOM})  # type: ignore[dict-item] # the stubs know of no default namespace
     feed.set("{http://www.w3.org/XML/1998/namespace}lang", language)
     _add(feed, "id", home)
     _add(feed, "title", title)
@@ -141,33 +141,9 @@ def _tag(press: Press, row: Published) -> str:
     return f"tag:{host},{row.first_at:%Y-%m-%d}:{quote(row.language)}/{quote(row.issue)}"
 
 
-_TAGS = frozenset(
-    [
-        "a",
-        "b",
-        "blockquote",
-        "br",
-        "code",
-        "del",
-        "em",
-        "h2",
-        "h3",
-        "h4",
-        "hr",
-        "i",
-        "img",
-        "li",
-        "ol",
-        "p",
-        "pre",
-        "s",
-        "strong",
-        "sub",
-        "sup",
-        "ul",
-    ]
-)
-_ATTRIBUTES = {"a": {"href", "title"}, "img": {"src", "alt", "width", "height"}, "*": {"lang", "dir"}}
+_BLOCKS = {"blockquote", "br", "h2", "h3", "h4", "hr", "li", "ol", "p", "pre", "ul"}
+_TAGS = _BLOCKS | {"a", "b", "code", "del", "em", "i", "img", "s", "strong", "sub", "sup"}
+_ATTRIBUTES = {"a": {"href", "title"}, "img": {"src", "alt", "width"}, "*": {"lang", "dir"}}
 _FURNITURE = {"edge", "bar", "dateline"}  # of the sample's templates: masthead, foot, the line with number and date
 _SLOT = re.compile(r"@@[A-Z_]+_URL@@")
 
@@ -196,10 +172,8 @@ def _content(press: Press, row: Published, edition: Edition) -> str:
     plain = neutral(
         press, edition, lambda path: press.base_url + path, view=press.base_url + issue_path(row), html=text
     )
-    clean = nh3.clean(
-        plain, tags=set(_TAGS), attributes=_ATTRIBUTES, url_schemes={"http", "https", "mailto"}, link_rel=None
-    )
-    return _printable("\n".join(line for each in clean.split("\n") if (line := each.strip())))
+    clean = nh3.clean(plain, tags=_TAGS, attributes=_ATTRIBUTES, url_schemes={"http", "https", "mailto"}, link_rel=None)
+    return _printable(re.sub(r"(?<=>)\s+(?=<)", " ", clean).strip())
 
 
 def _drop(element: etree._Element) -> None:

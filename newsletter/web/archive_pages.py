@@ -54,12 +54,13 @@ def index_count(public: Public, language: str) -> int:
     return max(1, -(-len(public.by_language.get(language, ())) // ON_A_PAGE))
 
 
-def index_page(press: Press, public: Public, language: str, number: int = 1) -> Page | None:
-    """A page of the list of a language's issues; None where there is none."""
+def index_page(press: Press, public: Public, language: str, number: int = 1, *, here: str = "") -> Page | None:
+    """A page of the list of a language's issues; None where there is none. `here` is where it stands, if elsewhere."""
     languages, last = press.languages(public), index_count(public, language)
     if language not in languages or not 1 <= number <= last:
         return None
-    here = index_path(language, number)
+    home = index_path(language, number)
+    here = here or home
     rows = public.by_language.get(language, ())[(number - 1) * ON_A_PAGE : number * ON_A_PAGE]
     read_cards(press, rows)
     alternates = [(each, press.base_url + index_path(each)) for each in languages] if number == 1 else []
@@ -70,7 +71,7 @@ def index_page(press: Press, public: Public, language: str, number: int = 1) -> 
         last=last,
         newer=press.link(here, index_path(language, number - 1)) if number > 1 else "",
         older=press.link(here, index_path(language, number + 1)) if number < last else "",
-        canonical=press.base_url + here,
+        canonical=press.base_url + home,
         alternates=_with_default(press, alternates),
         tagline=press.site.text(press.site.config.tagline, language),
     )
@@ -91,6 +92,19 @@ def read_cards(press: Press, rows: Sequence[Published]) -> None:
         )
 
 
+def not_found(press: Press, public: Public, language: str) -> Page:
+    """What a web host shows where nothing is."""
+    common = _common(press, public, language, "/404.html")
+    words, url = common["words"], common["url"]
+    body = press.site.pages.get_template("message.html").render(
+        **common,
+        heading=words("common.dead_link"),
+        message=words("archive.not_here"),
+        links=[(url(index_path(language)), words("archive.all_issues"))],
+    )
+    return Page(body=body.encode(), media_type=HTML)
+
+
 def _common(press: Press, public: Public, language: str, here: str) -> dict[str, Any]:
     """What base.html needs to know (as `pages.page` has it for the other pages), and the feeds."""
     site, words = press.site, words_for(language)
@@ -104,7 +118,7 @@ def _common(press: Press, public: Public, language: str, here: str) -> dict[str,
         "words": words,
         "language": language,
         "direction": direction(words.language),
-        "languages": [(each, _name(each)) for each in press.languages(public)],
+        "languages": [(each, site.names.get(each, each)) for each in press.languages(public)],
         "url": url,
         "in_language": lambda each: press.link(here, index_path(each)),
         "plain_url": lambda path: press.link(here, path),
@@ -113,12 +127,6 @@ def _common(press: Press, public: Public, language: str, here: str) -> dict[str,
         "site": site,
         "feeds": [(press.link(here, path), media_type, name) for path, media_type, name in feed_paths(language)],
     }
-
-
-def _name(language: str) -> str:
-    """A language's own name, or its code where the pages do not speak it."""
-    words = words_for(language)
-    return words("common.name") if words.language == language.partition("-")[0] else language
 
 
 def _with_default(press: Press, alternates: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -136,7 +144,7 @@ def issue_page(press: Press, public: Public, row: Published, edition: Edition) -
     here = issue_path(row)
     earlier, later = public.neighbours(row)
     read_cards(press, [each for each in (earlier, later) if each])
-    others = [each for each in public.by_issue[row.issue].values()]
+    others = list(public.by_issue[row.issue].values())
     picture = first_picture(edition)
     frame = _Frame(
         languages=[(each.language, press.link(here, issue_path(each))) for each in others],
@@ -200,7 +208,7 @@ def _framed(press: Press, public: Public, edition: Edition, here: str, frame: _F
     html = neutral(press, edition, lambda path: press.link(here, path), view=own)
     head, body, content = _cut(html, edition)
     words = words_for(edition.language)
-    names = [(code, _name(code), address) for code, address in frame.languages if code != edition.language]
+    names = [(code, press.site.names.get(code, code), address) for code, address in frame.languages if code != edition.language]
     page = press.site.pages.get_template("archive_issue.html").render(
         **{**_common(press, public, edition.language, here), "languages": names},
         # What a template cannot make worse: it is the message as it was sent, under a policy of its own.
@@ -225,8 +233,8 @@ def _bar_tongue(words: Words, language: str) -> Markup:
 
 
 def neutral(press: Press, edition: Edition, link: Callable[[str], str], *, view: str, html: str = "") -> str:
-    """The edition's HTML, or this part of it, for everybody: nobody's name or address in it, what was a personal link leads to the page that
-    asks for one, pictures and places in the page itself are found wherever the page stands."""
+    """The edition's HTML, or this part of it, for everybody: nobody's name or address in it, what was a personal link
+    leads to the page that asks for one, pictures and places in the page itself are found wherever the page stands."""
     html = _NAMELESS.sub("", html or edition.html)
     names = {image.name for image in edition.images}
 

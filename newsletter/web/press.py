@@ -35,8 +35,8 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Press:
-    """`link(here, path)` is the address of a path as the page at `here` writes it, `base_url` the address that the world
-    knows the place by."""
+    """`link(here, path)` is the address of a path as the page at `here` writes it, `base_url` the address that the
+    world knows the place by."""
 
     site: Site
     base_url: str

@@ -552,9 +552,9 @@ def test_a_template_that_does_not_render_loses_nothing_and_holds_up_nobody_else(
     assert wish(link).state == "mailed"
     assert {wish(id).state for id in asked} == {"waiting"}
     assert answering.answer(store, now=NOON + 1).wishes == 0  # a while of rest
-    again = answering.answer(store, now=NOON + 20)
+    again = answering.answer(store, now=NOON + 6)
     assert (again.wishes, bool(again.trouble)) == (3, True)
-    assert answering.answer(store, now=NOON + 40).wishes == 0  # a longer one
+    assert answering.answer(store, now=NOON + 12).wishes == 0  # a longer one
     broken.unlink()
     forget_desk()
     answered(store, NOON + 300)
@@ -599,6 +599,21 @@ def test_files_that_cannot_be_read_keep_everything_waiting_until_they_are_mended
     assert wish(id).state == "mailed"
 
 
+def test_a_wish_that_fails_by_a_mistake_is_put_off_and_holds_up_nobody(store: Config) -> None:
+    from newsletter.errors import AddressError
+    from newsletter.store import answering
+    from newsletter.store.models import Wish
+
+    ids = [ask(store, f"p{number}@example.org", now=NOON - 60 + number) for number in range(5)]
+    Wish.objects.filter(pk=ids[2]).update(address="no address")
+    assert [answering.answer(store, now=NOON).wishes for _ in range(2)] == [1, 1]
+    with pytest.raises(AddressError):
+        answering.answer(store, now=NOON)
+    answered(store)
+    assert [wish(id).state for id in ids] == ["mailed", "mailed", "waiting", "mailed", "mailed"]
+    assert wish(ids[2]).not_before == NOON + 3600
+
+
 # --- several workers, and crashes -------------------------------------------------------------------------------------
 
 
@@ -635,7 +650,7 @@ def test_several_workers_at_once_mail_everybody_once(lists: Config, asked: tuple
     def work() -> None:
         try:
             answered(lists, NOON)
-        except BaseException as error:  # noqa: BLE001 - of a thread, told below
+        except BaseException as error:
             failed.append(error)
         finally:
             connections.close_all()
