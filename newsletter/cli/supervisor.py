@@ -191,8 +191,9 @@ class _Dispatcher:
             passed_on = 0
             while (code := process.poll()) is None:
                 for number in self._signals[passed_on:]:
+                    # The first as SIGTERM in any case: SIGINT would be a traceback while Python still starts.
+                    process.send_signal(number if passed_on else signal.SIGTERM)
                     passed_on += 1
-                    process.send_signal(number)
                 time.sleep(LOOK_EVERY)
             if self._signals:
                 return

@@ -436,6 +436,7 @@ def _subscribe(answers: list[_Answer], known: _Known, desk: Desk, now: float) ->
         ignore_conflicts=True,  # imported at this moment
     )
     keys = [bytes(each.wish.address_key) for each in answers]
+    # No key: whoever leaves holds a subscription, and then looks whether the person of the event is there.
     locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update(no_key=True)
     people = {bytes(each.address_key): each for each in locked}
     # Asked once the persons are locked: an erasure or a complaint at this moment has either ended, or waits for us.
@@ -622,6 +623,7 @@ def _granted_part(answer: _Answer, now: float) -> None:
         lists=list(answer.at_once),
         text=wish.text,
         text_version=wish.text_version,
+        text_language=wish.text_language,
         how=wish.how,
         network=wish.network,
         at=wish.at,

@@ -84,7 +84,7 @@ def private(request: HttpRequest, token: str) -> HttpResponse:
     shelf: Shelf = request.META[SHELF]
     tokens = {language: here.keyring.token("view", each) for language, each in sisters(id).items()}
     page = private_page(shelf.press, shelf.public(), edition, token, tokens)
-    return _as_response(Shelved(page).fitting({}))
+    return _as_response(request, Shelved(page).fitting({}))
 
 
 @require_safe
@@ -96,7 +96,7 @@ def image(request: HttpRequest, name: str) -> HttpResponse:
     if kept is None:
         return dead_link(request)
     page = Page(body=kept.content, media_type=kept.media_type, cache=FOREVER)
-    return _as_response(shelf.put(request.META["PATH_INFO"], page).fitting(request.META))
+    return _as_response(request, shelf.put(request.META["PATH_INFO"], page).fitting(request.META))
 
 
 def _made(request: HttpRequest, make: Callable[[Press, Public], Page | None]) -> HttpResponse:
@@ -108,15 +108,15 @@ def _made(request: HttpRequest, make: Callable[[Press, Public], Page | None]) ->
         page = make(shelf.press, public)
     except Error:
         if stale := shelf.stale(where):
-            return _as_response(stale.fitting(request.META))
+            return _as_response(request, stale.fitting(request.META))
         raise
     if page is None:
         return dead_link(request)
-    return _as_response(shelf.put(where, page, public).fitting(request.META))
+    return _as_response(request, shelf.put(where, page, public).fitting(request.META))
 
 
-def _as_response(ready: Ready) -> HttpResponse:
-    response = HttpResponse(ready.body, status=int(ready.status[:3]))
+def _as_response(request: HttpRequest, ready: Ready) -> HttpResponse:
+    response = HttpResponse(b"" if request.method == "HEAD" else ready.body, status=int(ready.status[:3]))
     del response.headers["Content-Type"]
     for name, value in ready.headers.items():
         response.headers[name] = value

@@ -42,7 +42,7 @@ def _answer(request: HttpRequest, token: str, act: Callable[[HttpRequest, leavin
         return _not_allowed(request)
     if request.method == "POST":
         # Before anything looks for a field: nothing that a body holds may keep anybody from leaving.
-        request.POST = _form(request)
+        request.POST = _form(request)  # type: ignore[assignment]
     link = leaving.find(site().keyring, token)
     if link is None:
         return dead_link(request)
@@ -108,6 +108,8 @@ def _page(request: HttpRequest, token: str, link: leaving.Link, event: str) -> H
         place=place,
         event=event,
         home=f"/u/{token}",
+        # The mail that this link is from has that one, too.
+        preferences=f"/p/{site().keyring.token('preferences', link.delivery)}",
         name=names.get(place.list, ""),
         others=[names[each] for each in place.others],
         left=[names[each] for each in place.left],

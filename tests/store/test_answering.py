@@ -350,14 +350,15 @@ def test_lists_joined_from_the_preferences_count_as_links(store: Config) -> None
 def test_a_new_address_is_subscribed_at_once_with_what_the_person_saw_and_welcomed(lists: Config) -> None:
     from newsletter.store.models import Consent, Subscriber, Subscription
 
-    id = ask(lists, ANA, "open", name="Ana", language="es", text="Sí, quiero.", text_version="7", how="form")
+    seen = {"text": "Yes, please.", "text_version": "7", "text_language": "en"}
+    id = ask(lists, ANA, "open", name="Ana", language="es", how="form", **seen)
     answered(lists)
     who = Subscriber.objects.get()
     assert (who.address, who.name, who.language, states()) == (ANA, "Ana", "es", {"open": "subscribed"})
     event = Consent.objects.get()
     assert (event.kind, event.text, event.text_version, event.language, event.how) == (
-        *("signup", "Sí, quiero.", "7"),
-        *("es", "form"),
+        *("signup", "Yes, please.", "7"),
+        *("en", "form"),
     )
     assert event.evidence == {"network": "192.0.2.0/24", "asked_at": "2026-11-24T12:00:00+00:00"}
     subscription = Subscription.objects.get()
