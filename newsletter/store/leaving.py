@@ -101,17 +101,15 @@ def leave(
     def act() -> tuple[int, ...]:
         with connection.cursor() as cursor:
             left = _leave_all(cursor, link, at) if everything else _leave_one(cursor, link, at)
-            events = []
             for list, was in left:
                 evidence: dict[str, object] = {"delivery": link.delivery, "issue": link.issue}
                 if was != "subscribed":
                     evidence["was"] = was
-                events.append((link.subscriber, list, language, how, json.dumps(evidence), at))
-            if events:
-                cursor.executemany(
+                # One at a time: nearly always there is one, and with psycopg executemany takes twice as long for it.
+                cursor.execute(
                     "INSERT INTO consent (subscriber_id, list_id, kind, text, text_version, language, how, evidence,"
                     " at) VALUES (%s, %s, 'unsubscribe', '', '', %s, %s, %s, %s)",
-                    events,
+                    (link.subscriber, list, language, how, json.dumps(evidence), at),
                 )
         return tuple(list for list, _ in left)
 
