@@ -41,6 +41,8 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urlencode
 
+from django.conf import settings
+from django.db import connections
 from mailing import server_cpu
 
 from audience import add_people, editions
@@ -115,6 +117,8 @@ def _prepare(root: Path, people: int, beside: int, port: int, server: PostgreSQL
 
 
 def _in_a_child(work: Callable[[], None]) -> None:
+    if settings.configured:
+        connections.close_all()
     if os.fork() == 0:
         try:
             work()
