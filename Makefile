@@ -67,6 +67,7 @@ bench: $(VENV)/dev.stamp
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/runtime.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra postgres --group build -o requirements/postgres.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group dev -o requirements/dev.lock
 
 clean:

@@ -12,7 +12,7 @@ from newsletter.dispatch import forget_marks, remembered
 from newsletter.errors import ConfigError, InputError, NotFound
 from newsletter.links import Keyring
 from newsletter.recorder import read_evidence, recorder_paths
-from newsletter.store import answering, fleet, ledger, mailings, pace, segments, wishes
+from newsletter.store import answering, fleet, ledger, mailings, pace, segments, subscribers, wishes
 from newsletter.store.ledger import Tally
 
 DAY = 86_400.0  # seconds
@@ -64,7 +64,7 @@ def answer_wishes(config: Config, *, seconds: float = 2.0) -> bool:
     """Posts the mails that answer what people asked for at the pages, for so long; True while there are more.
 
     Raises `InputError`, after all that could be answered, when the lists or a template of the workspace cannot be used.
-    What needs them goes on waiting: for lists.yaml and the theme until they are mended, for a template some minutes.
+    What needs them goes on waiting, and is tried again and again.
     """
     deadline = time.monotonic() + seconds
     trouble: InputError | None = None
@@ -178,3 +178,8 @@ def forget_wishes(*, seconds: float = 2.0) -> bool:
         if time.monotonic() > deadline:
             return True
     return False
+
+
+def clean_file(config: Config) -> bool:
+    """Writes an SQLite file anew when an erasure could not, since somebody was reading; says whether it did."""
+    return subscribers.clean_now(config)

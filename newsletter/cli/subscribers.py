@@ -440,10 +440,8 @@ def _answer(address: str, known: Profile) -> str:
             return f"{address} is no subscriber."
         return f"{address} is no subscriber; mail went to it all the same."
     lists = [each.list.name for each in known.subscriptions if each.state == "subscribed"]
-    until = known.subscriber.paused_until or 0.0
-    if lists and until > datetime.now(UTC).timestamp():
-        again = f"then {', '.join(lists)}"
-        return f"{known.subscriber.address} gets nothing until {_moment(until)}, by their own wish; {again}."
+    if lists and (paused := _paused(known.subscriber)):
+        return f"{known.subscriber.address} gets nothing: {paused} by their own wish, then {', '.join(lists)} again."
     return f"{known.subscriber.address} {'gets ' + ', '.join(lists) if lists else 'gets nothing: is on no list'}."
 
 
@@ -530,7 +528,6 @@ _KINDS = {
     "unsubscribe": "unsubscribed",
     "undo": "took the unsubscription back",
     "reason": "said why",
-    "tracking": "answered whether opens and clicks may be counted",
     "address": "changed the address",
 }
 _REASONS = {
@@ -543,7 +540,10 @@ _REASONS = {
 
 
 def _consent(event: Consent) -> str:
-    words = [f"{_time(event.at)}: {_KINDS.get(event.kind, event.kind)}"]
+    kind = _KINDS.get(event.kind, event.kind)
+    if event.kind == "tracking":
+        kind = f"{'agreed' if event.evidence.get('agreed') else 'agrees no more'} that opens and clicks are counted"
+    words = [f"{_time(event.at)}: {kind}"]
     words += [event.list.name] if event.list else []
     words += [_plain(event.how)] if event.how else []
     words += [f"text version {_plain(event.text_version)}"] if event.text_version else []

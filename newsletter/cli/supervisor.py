@@ -33,7 +33,8 @@ from newsletter.web import logs
 from newsletter.web.door import Door
 from newsletter.web.front import Front
 
-CONNECTIONS = 8192  # of one server process at one time
+CONNECTIONS = 8192  # of one server process at one time, where it may have so many files open
+OTHER_FILES = 128  # that a server process has open: the database, what it imports from
 HEADER_TIME = 10_000  # milliseconds in which a request's head must have arrived, and that an idle connection is kept
 LARGEST_HEAD = 64 * 1024  # octets
 LOOK_EVERY = 0.1  # seconds between two looks at what runs
@@ -51,7 +52,7 @@ def supervise(door: Door, listening: socket.socket, *, processes: int, threads: 
     multiprocessing.set_start_method("fork", force=True)
     forking = threading.Lock()
     _fork_alone(forking)
-    _raise_limit_of_files()
+    connections = _raise_limit_of_files()
     dispatcher = _Dispatcher(worker_of, forking) if worker_of else None
     parent = os.getpid()
 
@@ -65,7 +66,7 @@ def supervise(door: Door, listening: socket.socket, *, processes: int, threads: 
         logs.to_stderr()
         return Front(door, threads=threads)
 
-    server = _Server(listening, dispatcher, processes=processes)
+    server = _Server(listening, dispatcher, processes=processes, connections=connections)
     try:
         if dispatcher:
             dispatcher.start()
@@ -83,7 +84,9 @@ class _Server(MPServer):
     interrupt_children: list[int]
     _shd: Any
 
-    def __init__(self, listening: socket.socket, dispatcher: _Dispatcher | None, *, processes: int) -> None:
+    def __init__(
+        self, listening: socket.socket, dispatcher: _Dispatcher | None, *, processes: int, connections: int
+    ) -> None:
         super().__init__(
             "newsletter.web",
             interface=Interfaces.RSGI,
@@ -91,7 +94,7 @@ class _Server(MPServer):
             http=HTTPModes.http1,
             websockets=False,
             backlog=BACKLOG,
-            backpressure=CONNECTIONS,
+            backpressure=connections,
             http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIME, max_buffer_size=LARGEST_HEAD),
             log_enabled=False,
             workers_kill_timeout=STOP_TIME,
@@ -175,11 +178,13 @@ def _fork_alone(lock: threading.Lock) -> None:
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=lock.release)
 
 
-def _raise_limit_of_files() -> None:
-    """As many open files as this user may have: each connection is one."""
+def _raise_limit_of_files() -> int:
+    """As many open files as this user may have, since each connection is one; returns for how many there is room."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS says "infinity" and means less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if files == resource.RLIM_INFINITY else max(16, min(CONNECTIONS, files - OTHER_FILES))
 
 
 def _tell(line: str) -> None:
@@ -213,8 +218,9 @@ class _Dispatcher:
             passed_on = 0
             while (code := process.poll()) is None:
                 for number in self._signals[passed_on:]:
+                    # The first as SIGTERM in any case: SIGINT would be a traceback while Python still starts.
+                    process.send_signal(number if passed_on else signal.SIGTERM)
                     passed_on += 1
-                    process.send_signal(number)
                 time.sleep(LOOK_EVERY)
             if self._signals:
                 return

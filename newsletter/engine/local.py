@@ -70,6 +70,7 @@ class EveryDuty:
         if time.monotonic() - self._tidied > HOUSEKEEPING:
             duties.forget_workers()
             duties.forget_spending()
+            duties.clean_file(config)
             more_wishes = duties.forget_wishes(seconds=self._seconds)
             if not duties.forget_addresses(config, seconds=self._seconds) and not more_wishes:
                 self._tidied = time.monotonic()

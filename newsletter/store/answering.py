@@ -8,34 +8,29 @@ however many workers answer, nobody is mailed twice and nothing is forgotten. Wh
 from __future__ import annotations
 
 import json
-import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote
 
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import QuerySet
 
 from newsletter.config import Config
-from newsletter.content.lists import List, covers, load_lists
 from newsletter.errors import InputError
-from newsletter.links import Keyring, archive_url, personal_url
-from newsletter.rendering.edition import Edition
-from newsletter.rendering.render import Notice, Templates, load_templates, own_welcome, render_notice
+from newsletter.links import archive_url, personal_url
 from newsletter.store import models
 from newsletter.store.consent import LIFTED_BY_OPT_IN
-from newsletter.store.keys import keyring
+from newsletter.store.desk import Desk, Made, Mail, desk
 from newsletter.store.mailings import Letter, post_many
 from newsletter.store.models import Allowance, Consent, Subscriber, Subscription, Suppression, Wish
 from newsletter.store.published import published
 from newsletter.store.wishes import mailbox_key
 
-SIZE = 50  # wishes in one transaction: some milliseconds, since SQLite has one writer for all
+SIZE = 50  # wishes in one transaction: about 15 ms, since SQLite has one writer for all
 DAY = 86_400.0  # seconds
 KEPT = 7 * DAY  # for so long a wish may be granted, and it is known why one was dropped
 KEPT_GRANTED = 365 * DAY
@@ -44,156 +39,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {"signup": (1, 3), "link": (3, 10**6), "
 """How many mails of a kind one mailbox gets, whoever asks: with less than a day between two of them, and in all until
 one is confirmed."""
 
-FIRST_REST, LONGEST_REST = 15.0, 240.0  # seconds between two tries of a template that does not render
-
-
-# --- what the mails are made of ---------------------------------------------------------------------------------------
-
-
-class Mail(NamedTuple):
-    """One of the mails, whoever gets it."""
-
-    notice: Notice
-    language: str
-    lists: tuple[str, ...] = ()  # confirm: ids of those to be confirmed, where there is a choice
-    welcome: str = ""  # the list whose own welcome it is
-
-
-Made = dict[Mail, Edition]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Broken:
-    tries: int
-    until: float  # Unix seconds: it rests until then
-
-
-@dataclass(kw_only=True)
-class Desk:
-    """The lists and the templates as they are on the disk, and the mails that were made of them."""
-
-    config: Config
-    keyring: Keyring
-    lists: Mapping[str, List]
-    templates: Templates
-    welcomes: frozenset[str]  # the lists that have a welcome of their own
-    _ready: dict[Mail, Edition] = field(default_factory=dict)
-    _broken: dict[Mail, _Broken] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def ready(self, mail: Mail) -> Edition | None:
-        return self._ready.get(mail)
-
-    def rests(self, mail: Mail, now: float) -> float:
-        """Until when a mail that could not be rendered rests, in Unix seconds; 0.0 when it may be tried."""
-        broken = self._broken.get(mail)
-        return broken.until if broken and broken.until > now else 0.0
-
-    def render(self, mails: Iterable[Mail], made: Made, now: float) -> InputError | None:
-        """Adds these to what is made, and gives what was wrong with one that cannot be rendered."""
-        trouble = None
-        with self._lock:
-            for mail in mails:
-                if edition := self._ready.get(mail):
-                    made[mail] = edition
-                    continue
-                names = [self.lists[each].name for each in mail.lists]
-                try:
-                    edition, _ = render_notice(
-                        mail.notice, mail.language, self.templates, lists=names, welcome=mail.welcome
-                    )
-                except InputError as error:
-                    trouble = error
-                    tries = self._broken[mail].tries + 1 if mail in self._broken else 0
-                    rest = min(LONGEST_REST, FIRST_REST * 2.0**tries)
-                    self._broken[mail] = _Broken(tries=tries, until=now + rest)
-                    continue
-                self._broken.pop(mail, None)
-                while len(self._ready) >= 64:  # some dozens of KB each; strangers choose the lists
-                    self._ready.pop(next(iter(self._ready)), None)
-                self._ready[mail] = made[mail] = edition
-        return trouble
-
-    def language(self, wanted: str) -> str:
-        """The language of the workspace that comes nearest to what somebody wants."""
-        languages = self.config.languages
-        if wanted in languages:
-            return wanted
-        return next((each for each in languages if covers(each, wanted)), self.config.default_language)
-
-    def confirmation(self, wish: Wish, lists: Sequence[str]) -> Mail:
-        """It names the lists where the visitor had a choice."""
-        choice = sum(not each.private for each in self.lists.values()) > 1
-        return Mail("confirm", self.language(wish.language), tuple(lists) if choice else ())
-
-
-LOOK_AGAIN = 3.0  # seconds between two looks whether a file of the workspace has changed
-
-_Stamps = tuple[tuple[str, int, int], ...]
-
-
-class _Desks:
-    """The desk of this process, which serves one workspace. It is set up again when a file of that has changed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._config: Config | None = None
-        self._files: _Stamps = ()
-        self._logo: _Stamps = ()
-        self._looked_at = 0.0  # monotonic seconds
-        self._found: Desk | InputError | None = None
-
-    def desk(self, config: Config) -> Desk:
-        """Raises `InputError` for lists or templates that cannot be read."""
-        with self._lock:
-            now = time.monotonic()
-            if self._found is None or self._config != config or now - self._looked_at > LOOK_AGAIN:
-                self._look(config)
-                self._looked_at = now
-            if isinstance(self._found, InputError):
-                raise self._found
-            assert self._found
-            return self._found
-
-    def _look(self, config: Config) -> None:
-        folders = os.walk(config.templates)
-        paths = [os.path.join(folder, name) for folder, _, names in folders for name in names]
-        files = _stamps([str(config.lists), *sorted(paths)])
-        logo = _stamps([path for path, _, _ in self._logo])
-        if self._found and (self._config, self._files, self._logo) == (config, files, logo):
-            return
-        self._config, self._files, self._logo = config, files, ()
-        try:
-            self._found = _set_up(config)
-        except InputError as error:
-            self._found = error
-        else:
-            if name := self._found.templates.theme.logo:
-                self._logo = _stamps([str(config.issues / name)])
-
-
-_desks = _Desks()
-
-
-def _stamps(paths: Iterable[str]) -> _Stamps:
-    """What tells whether files are still what they were; of those that are there."""
-    found = []
-    for path in paths:
-        with suppress(OSError):
-            status = os.stat(path)
-            found.append((path, status.st_mtime_ns, status.st_size))
-    return tuple(found)
-
-
-def _set_up(config: Config) -> Desk:
-    lists = load_lists(config).lists
-    return Desk(
-        config=config,
-        keyring=keyring(config),
-        lists=lists,
-        templates=load_templates(config),
-        welcomes=frozenset(each for each in lists if own_welcome(config, each)),
-    )
+PUT_OFF = 3600.0  # seconds for a wish that cannot be answered by a mistake of ours
 
 
 # --- answering --------------------------------------------------------------------------------------------------------
@@ -208,18 +54,17 @@ class Done(NamedTuple):
 
 def waits(now: float) -> bool:
     """Whether a wish waits for its answer."""
-    return Wish.objects.filter(state="waiting", not_before__lte=now).exists()
+    return _due(now).exists()
 
 
 def answer(config: Config, *, now: float | None = None, size: int = SIZE) -> Done:
     """Answers the wishes that have waited longest, in one transaction.
 
-    Raises `InputError` when the lists or the templates of the workspace cannot be read; then all go on waiting.
+    Raises `InputError` when the lists or the templates of the workspace cannot be read; then all go on waiting. Any
+    other mistake is one wish's alone, which is put off.
     """
     now = time.time() if now is None else now
-    if not waits(now):  # asked outside of a transaction, which would be a write to SQLite
-        return Done(0)
-    return _with_editions(_desks.desk(config), now, lambda desk, made: _answer(desk, made, now, size))
+    return _by_portions(_due(now), _answer, config, now, size)
 
 
 def greet(config: Config, *, now: float | None = None, size: int = SIZE) -> Done:
@@ -228,9 +73,36 @@ def greet(config: Config, *, now: float | None = None, size: int = SIZE) -> Done
     Raises what `answer` raises.
     """
     now = time.time() if now is None else now
-    if not Wish.objects.filter(welcome_due=True, not_before__lte=now).exists():
+    return _by_portions(_welcome_due(now), _greet, config, now, size)
+
+
+def _due(now: float) -> QuerySet[Wish]:
+    return Wish.objects.filter(state="waiting", not_before__lte=now).order_by("not_before", "pk")
+
+
+def _welcome_due(now: float) -> QuerySet[Wish]:
+    return Wish.objects.filter(welcome_due=True, not_before__lte=now).order_by("granted_at", "pk")
+
+
+def _by_portions(due: QuerySet[Wish], act: Act, config: Config, now: float, size: int) -> Done:
+    """One portion; when it fails, one wish alone, which is put off when it fails again: the others must not wait for
+    it. Raises what that failed with."""
+    if not due.exists():  # asked outside of a transaction, which would be a write to SQLite
         return Done(0)
-    return _with_editions(_desks.desk(config), now, lambda desk, made: _greet(desk, made, now, size))
+    here = desk(config)
+    try:
+        return _with_editions(here, now, lambda made: act(here, made, now, size))
+    except (OperationalError, InterfaceError, OSError):  # the database or the disk: of all
+        raise
+    except Exception:
+        if size > 1:
+            return _by_portions(due, act, config, now, 1)
+        if first := due.first():
+            Wish.objects.filter(pk=first.pk).update(not_before=now + PUT_OFF)
+        raise
+
+
+Act = Callable[[Desk, Made, float, int], int]
 
 
 class _Lacking(Exception):
@@ -241,7 +113,7 @@ class _Lacking(Exception):
         self.mails = tuple(mails)
 
 
-def _with_editions(desk: Desk, now: float, act: Callable[[Desk, Made], int]) -> Done:
+def _with_editions(desk: Desk, now: float, act: Callable[[Made], int]) -> Done:
     """Calls `act` in a transaction, and again after it said what it lacks: rendering takes some hundredths of a second,
     for which nobody should wait who wants to write."""
     trouble: InputError | None = None
@@ -249,7 +121,7 @@ def _with_editions(desk: Desk, now: float, act: Callable[[Desk, Made], int]) -> 
     while True:
         try:
             with transaction.atomic():
-                return Done(act(desk, made), trouble)
+                return Done(act(made), trouble)
         except _Lacking as lacking:
             trouble = desk.render(lacking.mails, made, now) or trouble
 
@@ -268,9 +140,11 @@ class _Answer:
 
     @property
     def counts(self) -> str:
-        """The kind of `Allowance` that its mail counts in. On the preferences page somebody known asks."""
+        """The kind of `Allowance` that its mail counts in. Mails to somebody known to have the newsletter are no
+        confirmations: three of them that nobody answers must not keep a later one away."""
         known = self.wish.kind == "signup" and self.wish.how == "preferences" and self.wish.subscriber_id is not None
-        return "link" if known else str(self.wish.kind)
+        subscribed = self.mail is not None and self.mail.notice == "known"
+        return "link" if known or subscribed else str(self.wish.kind)
 
     @property
     def to(self) -> tuple[str, bytes]:
@@ -281,8 +155,7 @@ class _Answer:
 
 
 def _answer(desk: Desk, made: Made, now: float, size: int) -> int:
-    due = Wish.objects.filter(state="waiting", not_before__lte=now).order_by("not_before", "pk")
-    rows = list(due.select_for_update(of=("self",), skip_locked=True)[:size])
+    rows = list(_due(now).select_for_update(of=("self",), skip_locked=True)[:size])
     known = _Known.of(rows)
     answers: list[_Answer] = []
     joining = set()
@@ -409,7 +282,8 @@ def _subscribe(answers: list[_Answer], known: _Known, desk: Desk, now: float) ->
         ignore_conflicts=True,  # imported at this moment
     )
     keys = [bytes(each.wish.address_key) for each in answers]
-    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update()
+    # No key: whoever leaves holds a subscription, and then looks whether the person of the event is there.
+    locked = Subscriber.objects.filter(address_key__in=keys).order_by("address_key").select_for_update(no_key=True)
     people = {bytes(each.address_key): each for each in locked}
     # Asked once the persons are locked: an erasure or a complaint at this moment has either ended, or waits for us.
     suppressed = {bytes(key) for key in Suppression.objects.filter(pk__in=keys).values_list("pk", flat=True)}
@@ -460,7 +334,7 @@ def _signed_up(wish: Wish, person: int, list: int, at: datetime) -> Consent:
         kind="signup",
         text=wish.text,
         text_version=wish.text_version,
-        language=wish.language,
+        language=wish.text_language or wish.language,
         how=wish.how,
         evidence={**asked, **({"network": wish.network} if wish.network else {})},
         at=at,
@@ -595,6 +469,7 @@ def _granted_part(answer: _Answer, now: float) -> None:
         lists=list(answer.at_once),
         text=wish.text,
         text_version=wish.text_version,
+        text_language=wish.text_language,
         how=wish.how,
         network=wish.network,
         at=wish.at,
@@ -608,8 +483,7 @@ def _granted_part(answer: _Answer, now: float) -> None:
 
 
 def _greet(desk: Desk, made: Made, now: float, size: int) -> int:
-    due = Wish.objects.filter(welcome_due=True, not_before__lte=now).order_by("granted_at", "pk")
-    rows = list(due.select_for_update(of=("self",), skip_locked=True)[:size])
+    rows = list(_welcome_due(now).select_for_update(of=("self",), skip_locked=True)[:size])
     people = Subscriber.objects.in_bulk([row.subscriber_id for row in rows if row.subscriber_id is not None])
     joined: dict[int, dict[str, int]] = {}  # subscriber → list → subscription
     subscribed = Subscription.objects.filter(subscriber__in=[*people], state="subscribed")

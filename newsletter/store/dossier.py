@@ -12,7 +12,7 @@ from django.db.models import Q
 from newsletter.config import Config
 from newsletter.errors import NotFound
 from newsletter.store.models import Consent, Delivery, Subscriber, SubscriberTag, Subscription, Suppression, Wish
-from newsletter.store.subscribers import address_key, deliveries_of, wishes_of
+from newsletter.store.subscribers import address_key, deliveries_of, former_keys, wishes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,11 @@ def profile(config: Config, address: str) -> Profile:
     key = address_key(config, address)
     person = Subscriber.objects.filter(address_key=key).first()
     suppression = Suppression.objects.filter(pk=key).first()
-    deliveries = tuple(deliveries_of(person, [key]).select_related("mailing__round").order_by("-pk"))
+    keys = {key, *(former_keys(person) if person else ())}
+    deliveries = tuple(deliveries_of(person, keys).select_related("mailing__round").order_by("-pk"))
     # Who typed this address as their own new one may see that, not its owner.
     strangers = Q(subscriber__isnull=False) & ~Q(subscriber=person)
-    wishes = tuple(wishes_of(person, [key]).exclude(strangers).order_by("pk"))
+    wishes = tuple(wishes_of(person, keys).exclude(strangers).order_by("pk"))
     if not (person or suppression or deliveries or wishes):
         raise NotFound("nothing is known of it")
     subscriptions: Iterable[Subscription] = ()
@@ -121,6 +122,7 @@ def _wish(row: Wish) -> dict[str, Any]:
         "lists": row.lists,
         "text": row.text,
         "text_version": row.text_version,
+        "text_language": row.text_language,
         "how": row.how,
         "network": row.network,
         "at": _iso(row.at),

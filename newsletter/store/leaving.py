@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 
 from newsletter.links import Keyring
 from newsletter.store.cells import tidy
 from newsletter.store.models import Consent, Subscriber, Subscription, Suppression
+from newsletter.store.prepared import execute, pooled
 from newsletter.store.together import together
 
 How = Literal["one-click", "page"]
@@ -49,19 +50,12 @@ def find(keyring: Keyring, token: str) -> Link | None:
     delivery = keyring.read(token, "unsubscribe")
     if delivery is None:
         return None
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT d.subscriber_id, d.key, m.kind, m.name, m.list_id,"
-            " (SELECT issue FROM round WHERE id = m.round_id),"
-            " (SELECT state FROM subscription WHERE list_id = m.list_id AND subscriber_id = d.subscriber_id)"
-            " FROM delivery d JOIN mailing m ON m.id = d.mailing_id WHERE d.id = %s",
-            (delivery,),
-        )
-        row = cursor.fetchone()
-        if row is None:
-            return None
-        subscriber, key, kind, name, list, issue, state = row
-        if kind == "oneoff" and subscriber is not None and (welcome := _WELCOME.match(key or "")):
+    row = execute(_FIND, (delivery,)).fetchone()
+    if row is None:
+        return None
+    subscriber, key, kind, name, list, issue, state = row
+    if kind == "oneoff" and subscriber is not None and (welcome := _WELCOME.match(key or "")):
+        with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT list_id, state FROM subscription WHERE id = %s AND subscriber_id = %s",
                 (int(welcome[1]), subscriber),
@@ -77,6 +71,11 @@ def find(keyring: Keyring, token: str) -> Link | None:
     )
 
 
+_FIND = (
+    "SELECT d.subscriber_id, d.key, m.kind, m.name, m.list_id, (SELECT issue FROM round WHERE id = m.round_id),"
+    " (SELECT state FROM subscription WHERE list_id = m.list_id AND subscriber_id = d.subscriber_id)"
+    " FROM delivery d JOIN mailing m ON m.id = d.mailing_id WHERE d.id = %s"
+)
 _WELCOME = re.compile(r"welcome:([0-9]{1,18})(?![0-9])")
 
 
@@ -95,56 +94,77 @@ def leave(
     everything = everything or link.list is None
     if not everything and link.state in (None, "unsubscribed"):
         return ()
-    now = now or datetime.now(UTC)
-    at = connection.ops.adapt_datetimefield_value(now)
-
-    def act() -> tuple[int, ...]:
-        with connection.cursor() as cursor:
-            left = _leave_all(cursor, link, at) if everything else _leave_one(cursor, link, at)
-            for list, was in left:
-                evidence: dict[str, object] = {"delivery": link.delivery, "issue": link.issue}
-                if was != "subscribed":
-                    evidence["was"] = was
-                # One at a time: nearly always there is one, and with psycopg executemany takes twice as long for it.
-                cursor.execute(
-                    "INSERT INTO consent (subscriber_id, list_id, kind, text, text_version, language, how, evidence,"
-                    " at) VALUES (%s, %s, 'unsubscribe', '', '', %s, %s, %s, %s)",
-                    (link.subscriber, list, language, how, json.dumps(evidence), at),
-                )
-        return tuple(list for list, _ in left)
-
-    return together(act)
+    at = connection.ops.adapt_datetimefield_value(now or datetime.now(UTC))
+    if everything:
+        return together(lambda: _leave_all(link, how, language, at))
+    try:
+        return together(lambda: _leave_one(link, how, language, at))
+    except DatabaseError as error:
+        if not pooled(error):
+            raise
+        return together(lambda: _leave_one(link, how, language, at))
 
 
-def _leave_one(cursor: Any, link: Link, at: object) -> list[tuple[int, str]]:
-    """The list and the state that the subscription was in; nothing when it was left meanwhile."""
-    for was in ("subscribed", "unconfirmed"):
+_INTO_CONSENT = "INTO consent (subscriber_id, list_id, kind, text, text_version, language, how, evidence, at)"
+_LEAVE = "UPDATE subscription SET state = 'unsubscribed', changed_at = %s WHERE list_id = %s AND subscriber_id = "
+_LEAVE_POSTGRESQL = (
+    # The person's row first, as an erasure does it: the event's foreign key would ask for it at the end, when an
+    # erasure that holds it may be waiting for the subscription.
+    f"WITH gone AS ({_LEAVE} (SELECT id FROM subscriber WHERE id = %s FOR KEY SHARE) AND state = %s"
+    f" RETURNING subscriber_id, list_id) INSERT {_INTO_CONSENT}"
+    " SELECT subscriber_id, list_id, 'unsubscribe', '', '', %s, %s, %s::jsonb, %s FROM gone"
+)
+
+
+def _leave_one(link: Link, how: How, language: str, at: Any) -> tuple[int, ...]:
+    assert link.list is not None
+    # In the state that it was in a moment ago, or else in the other one.
+    for was in sorted(("subscribed", "unconfirmed"), key=lambda state: state != link.state):
+        event = (language, how, _evidence(link, was), at)
+        gone = (at, link.list, link.subscriber, was)
+        if connection.vendor == "postgresql":
+            left = execute(_LEAVE_POSTGRESQL, (*gone, *event)).rowcount
+        else:
+            with connection.cursor() as cursor:
+                cursor.execute(f"{_LEAVE} %s AND state = %s", gone)
+                left = cursor.rowcount
+                if left:
+                    _note_leaving(cursor, [(link.subscriber, link.list, *event)])
+        if left:
+            return (link.list,)
+    return ()
+
+
+def _leave_all(link: Link, how: How, language: str, at: Any) -> tuple[int, ...]:
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT 1 FROM subscriber WHERE id = %s FOR KEY SHARE", (link.subscriber,))
         cursor.execute(
-            # The person's row first, as an erasure does it: the event's foreign key would ask for it later, when an
-            # erasure that holds it may be waiting for the subscription.
-            "UPDATE subscription SET state = 'unsubscribed', changed_at = %s WHERE list_id = %s AND subscriber_id ="
-            f" (SELECT id FROM subscriber WHERE id = %s {_locked('KEY SHARE')}) AND state = '{was}'",
-            (at, link.list, link.subscriber),
+            "SELECT id, list_id, state FROM subscription WHERE subscriber_id = %s AND state <> 'unsubscribed'"
+            f" ORDER BY id {_locked('UPDATE')}",
+            (link.subscriber,),
         )
-        if cursor.rowcount:
-            assert link.list is not None
-            return [(link.list, was)]
-    return []
+        rows = cursor.fetchall()
+        cursor.executemany(
+            "UPDATE subscription SET state = 'unsubscribed', changed_at = %s WHERE id = %s",
+            [(at, id) for id, _, _ in rows],
+        )
+        _note_leaving(
+            cursor,
+            [(link.subscriber, list, language, how, _evidence(link, state), at) for _, list, state in rows],
+        )
+    return tuple(list for _, list, _ in rows)
 
 
-def _leave_all(cursor: Any, link: Link, at: object) -> list[tuple[int, str]]:
-    if connection.vendor == "postgresql":
-        cursor.execute("SELECT 1 FROM subscriber WHERE id = %s FOR KEY SHARE", (link.subscriber,))
-    cursor.execute(
-        "SELECT id, list_id, state FROM subscription WHERE subscriber_id = %s AND state <> 'unsubscribed'"
-        f" ORDER BY id {_locked('UPDATE')}",
-        (link.subscriber,),
-    )
-    rows = cursor.fetchall()
-    cursor.executemany(
-        "UPDATE subscription SET state = 'unsubscribed', changed_at = %s WHERE id = %s", [(at, id) for id, _, _ in rows]
-    )
-    return [(list, state) for _, list, state in rows]
+def _note_leaving(cursor: Any, events: Sequence[tuple[Any, ...]]) -> None:
+    cursor.executemany(f"INSERT {_INTO_CONSENT} VALUES (%s, %s, 'unsubscribe', '', '', %s, %s, %s, %s)", events)
+
+
+def _evidence(link: Link, was: str) -> str:
+    evidence: dict[str, object] = {"delivery": link.delivery, "issue": link.issue}
+    if was != "subscribed":
+        evidence["was"] = was
+    return json.dumps(evidence)
 
 
 def _locked(strength: str) -> str:

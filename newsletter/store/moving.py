@@ -35,8 +35,9 @@ def move(
 
     `text` is what stood beside the button, in `language`; it holds no address. Issues that wait to be sent go to the
     new address; what is on its way, and a single mail to the old mailbox, stays as it is. A bounce or an erasure that
-    kept mail from the new address is lifted by this. The wish keeps the old address until that mailbox has been told
-    (`welcome_due`). With any outcome but "moved" nothing is changed.
+    kept mail from the new address is lifted by this. The old address counts as erased, so that no import adds it again
+    beside the new one. The wish keeps it until that mailbox has been told (`welcome_due`). With any outcome but "moved"
+    nothing is changed.
     """
     now = time.time() if now is None else now
     with transaction.atomic():
@@ -68,7 +69,10 @@ def move(
                 person.save(update_fields=["address", "address_key"])
         except IntegrityError:  # signed up or imported at this very moment
             return "taken"
+        at = datetime.fromtimestamp(now, UTC)
         Suppression.objects.filter(pk=key).delete()
+        left = {"reason": "erased", "note": "the subscriber moved to another address", "at": at}
+        Suppression.objects.get_or_create(address_key=former, defaults=left)
         Consent.objects.create(
             subscriber=person,
             kind="address",
@@ -77,7 +81,7 @@ def move(
             language=language,
             how="page",
             evidence={FORMER_KEY: former.hex(), **({"network": network} if network else {})},
-            at=datetime.fromtimestamp(now, UTC),
+            at=at,
         )
         waiting = Delivery.objects.filter(subscriber=person, state="pending", key__isnull=True)
         waiting.update(address=person.address, address_key=key)

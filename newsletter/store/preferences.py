@@ -22,7 +22,7 @@ from newsletter.store.subscribers import kept_person, unsubscribe
 
 HOW = "preferences"  # in consent events and wishes
 UNDO = timedelta(hours=1)  # for so long a list that was left here can be taken back here
-_UNDOS = 5  # of one list in a day: events are kept for ever, and nobody shall fill the disk with two buttons
+_OFTEN = 5  # in a day: events are kept for ever, and nobody shall fill the disk with two buttons
 
 
 def subscriber_of(delivery: int) -> Subscriber | None:
@@ -78,12 +78,12 @@ def change(
 
     `tick` are lists that they want and `clear` those that they do not; the rest stay as they are. `language` and
     `paused_until` (Unix seconds) are kept as given. Who was never asked about opens and clicks and does not agree
-    stays so: no event is kept of what nobody said.
+    stays so: no event is kept of what nobody said. Who says yes and no over and over in a day is left at no.
     """
     now = now or datetime.now(UTC)
     evidence = {"network": network} if network else {}
     with transaction.atomic():
-        row = Subscriber.objects.select_for_update().filter(pk=person.pk).first()
+        row = Subscriber.objects.select_for_update(no_key=True).filter(pk=person.pk).first()
         if row is None:
             return None
         on = Subscription.objects.filter(subscriber=row, state="subscribed", list__name__in=clear).order_by("pk")
@@ -94,8 +94,9 @@ def change(
         ]
         back, wanted = _ticked(row, tick, evidence, now)
         fields: dict[str, object] = {"language": language, "paused_until": paused_until}
-        if tracking.agreed != bool(row.tracking):
-            fields["tracking"] = tracking.agreed
+        agreed = tracking.agreed and (bool(row.tracking) or _may_agree(row, now))
+        if agreed != bool(row.tracking):
+            fields["tracking"] = agreed
             Consent.objects.create(
                 subscriber=row,
                 kind="tracking",
@@ -103,7 +104,7 @@ def change(
                 text_version=tracking.text_version,
                 language=tracking.language,
                 how=HOW,
-                evidence={"agreed": tracking.agreed, **evidence},
+                evidence={"agreed": agreed, **evidence},
                 at=now,
             )
         changed = [name for name, value in fields.items() if getattr(row, name) != value]
@@ -121,7 +122,7 @@ def rename(person: Subscriber, name: str) -> Subscriber | None:
     """
     kept = kept_person(name)
     with transaction.atomic():
-        row = Subscriber.objects.select_for_update().filter(pk=person.pk).first()
+        row = Subscriber.objects.select_for_update(no_key=True).filter(pk=person.pk).first()
         if row is not None and row.name != kept:
             row.name = kept
             row.save(update_fields=["name"])
@@ -155,4 +156,10 @@ def _may_undo(row: Subscription, now: datetime) -> bool:
     last = events.order_by("-pk").first()
     if last is None or (last.kind, last.how) != ("unsubscribe", HOW):
         return False
-    return events.filter(kind="undo", how=HOW, at__gte=now - timedelta(days=1)).count() < _UNDOS
+    return events.filter(kind="undo", how=HOW, at__gte=now - timedelta(days=1)).count() < _OFTEN
+
+
+def _may_agree(person: Subscriber, now: datetime) -> bool:
+    """Whether another yes to being counted is kept. A no always is."""
+    events = Consent.objects.filter(subscriber=person, kind="tracking", at__gte=now - timedelta(days=1))
+    return events.count() < 2 * _OFTEN

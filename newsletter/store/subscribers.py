@@ -28,6 +28,7 @@ from newsletter.store.lists import list_id
 from newsletter.store.models import (
     Consent,
     Delivery,
+    Fact,
     Mailing,
     Subscriber,
     SubscriberTag,
@@ -416,13 +417,22 @@ def _forget(deliveries: QuerySet[Delivery], now: datetime) -> None:
     )
 
 
+JOURNAL_PATIENCE = 2.0  # seconds: while a reader is waited for, nobody can write
+
+
 def _journal_kept() -> bool:
     """Empties SQLite's journal, which holds the pages as they were: True when a reader or a writer is in the way."""
     if connection.vendor != "sqlite" or connection.in_atomic_block:
         return False
     with connection.cursor() as cursor:
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (busy, _, _) = cursor.fetchone()
+        cursor.execute("PRAGMA busy_timeout")
+        (usual,) = cursor.fetchone()
+        cursor.execute(f"PRAGMA busy_timeout = {int(JOURNAL_PATIENCE * 1000)}")
+        try:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, _, _) = cursor.fetchone()
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {int(usual)}")
     return bool(busy)
 
 
@@ -447,6 +457,25 @@ def clean_file(config: Config, erased: Erased, *, always: bool = False) -> Liter
         return "large"
     compact()
     return "clean"
+
+
+def clean_later() -> None:
+    """Has a worker do what `clean_file` could not: see `clean_now`."""
+    Fact.objects.get_or_create(name=_UNCLEAN, defaults={"value": "an erasure left old pages behind"})
+
+
+_UNCLEAN = "unclean"
+
+
+def clean_now(config: Config) -> bool:
+    """Writes an SQLite file anew for which that was put off, once no reader is in the way: whether it did. A duty."""
+    left = Fact.objects.filter(name=_UNCLEAN)
+    if config.database_url or not left.exists() or _journal_kept():
+        return False
+    if config.database.stat().st_size <= COMPACT_LIMIT:  # else what is in use is clean, and the rest is an admin's
+        compact()
+    left.delete()
+    return True
 
 
 def compact() -> None:

@@ -19,7 +19,7 @@ from newsletter.web.archive_feeds import atom, json_feed, sitemap
 from newsletter.web.archive_pages import index_page, issue_page, private_page
 from newsletter.web.pages import NO_STORE, address, dead_link, language_of
 from newsletter.web.press import Page, Press
-from newsletter.web.shelf import FOREVER, SHELF, Ready, Shelf, Shelved
+from newsletter.web.shelf import FOREVER, SHELF, Ready, Shelf
 from newsletter.web.site import site
 
 
@@ -84,7 +84,8 @@ def private(request: HttpRequest, token: str) -> HttpResponse:
     shelf: Shelf = request.META[SHELF]
     tokens = {language: here.keyring.token("view", each) for language, each in sisters(id).items()}
     page = private_page(shelf.press, shelf.public(), edition, token, tokens)
-    return _as_response(Shelved(page).fitting({}))
+    headers = {**page.headers, "Cache-Control": page.cache, "Content-Type": page.media_type}
+    return _as_response(request, Ready(status="200 OK", headers=headers, body=page.body))
 
 
 @require_safe
@@ -96,7 +97,7 @@ def image(request: HttpRequest, name: str) -> HttpResponse:
     if kept is None:
         return dead_link(request)
     page = Page(body=kept.content, media_type=kept.media_type, cache=FOREVER)
-    return _as_response(shelf.put(request.META["PATH_INFO"], page).fitting(request.META))
+    return _as_response(request, shelf.put(request.META["PATH_INFO"], page).fitting(request.META))
 
 
 def _made(request: HttpRequest, make: Callable[[Press, Public], Page | None]) -> HttpResponse:
@@ -108,15 +109,15 @@ def _made(request: HttpRequest, make: Callable[[Press, Public], Page | None]) ->
         page = make(shelf.press, public)
     except Error:
         if stale := shelf.stale(where):
-            return _as_response(stale.fitting(request.META))
+            return _as_response(request, stale.fitting(request.META))
         raise
     if page is None:
         return dead_link(request)
-    return _as_response(shelf.put(where, page, public).fitting(request.META))
+    return _as_response(request, shelf.put(where, page, public).fitting(request.META))
 
 
-def _as_response(ready: Ready) -> HttpResponse:
-    response = HttpResponse(ready.body, status=int(ready.status[:3]))
+def _as_response(request: HttpRequest, ready: Ready) -> HttpResponse:
+    response = HttpResponse(b"" if request.method == "HEAD" else ready.body, status=int(ready.status[:3]))
     del response.headers["Content-Type"]
     for name, value in ready.headers.items():
         response.headers[name] = value

@@ -118,7 +118,7 @@ def _common(press: Press, public: Public, language: str, here: str) -> dict[str,
         "words": words,
         "language": language,
         "direction": direction(words.language),
-        "languages": [(each, _name(each)) for each in press.languages(public)],
+        "languages": [(each, site.names.get(each, each)) for each in press.languages(public)],
         "url": url,
         "in_language": lambda each: press.link(here, index_path(each)),
         "plain_url": lambda path: press.link(here, path),
@@ -127,12 +127,6 @@ def _common(press: Press, public: Public, language: str, here: str) -> dict[str,
         "site": site,
         "feeds": [(press.link(here, path), media_type, name) for path, media_type, name in feed_paths(language)],
     }
-
-
-def _name(language: str) -> str:
-    """A language's own name, or its code where the pages do not speak it."""
-    words = words_for(language)
-    return words("common.name") if words.language == language.partition("-")[0] else language
 
 
 def _with_default(press: Press, alternates: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -214,7 +208,8 @@ def _framed(press: Press, public: Public, edition: Edition, here: str, frame: _F
     html = neutral(press, edition, lambda path: press.link(here, path), view=own)
     head, body, content = _cut(html, edition)
     words = words_for(edition.language)
-    names = [(code, _name(code), address) for code, address in frame.languages if code != edition.language]
+    known = press.site.names
+    names = [(code, known.get(code, code), address) for code, address in frame.languages if code != edition.language]
     page = press.site.pages.get_template("archive_issue.html").render(
         **{**_common(press, public, edition.language, here), "languages": names},
         # What a template cannot make worse: it is the message as it was sent, under a policy of its own.
@@ -258,8 +253,9 @@ def neutral(press: Press, edition: Edition, link: Callable[[str], str], *, view:
     return filled(replace(edition, html=html), slots)[0]
 
 
-# A greeting reads well without its name: the space before it goes, and at a beginning the comma behind it.
-_NAMELESS = re.compile(r"(?<=>)\s*@@NAME@@\s*[,;:]?\s*|[ \u00a0]?@@NAME@@")
+# A greeting reads well without its name: the space before it goes, at a beginning the comma behind it, at an end the
+# one before it.
+_NAMELESS = re.compile(r"(?<=>)\s*@@NAME@@\s*[,;:]?\s*|,?[ \u00a0]?@@NAME@@(?=\s*[.,;:!?)<])|[ \u00a0]?@@NAME@@")
 _FILE = r"[0-9a-f]{32}\.(?:png|jpg|gif|webp)"
 _PICTURE = re.compile(rf"https?://[^\s\"'()<>]*?/images/(?P<linked>{_FILE})|cid:(?P<embedded>{_FILE})@newsletter")
 

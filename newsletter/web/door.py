@@ -82,6 +82,9 @@ class Door:
         return ready.status, [*self._guarded(ready.headers), *ready.headers.items()], body
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if not environ["REQUEST_METHOD"].isupper():  # case counts (RFC 9110 §9.1), and Django would not let it
+            allow = {"Allow": "GET, HEAD, POST"}
+            return self._say(environ, start_response, "405 Method Not Allowed", "not_allowed", allow)
         path, prefix = environ.get("PATH_INFO", ""), self._site.prefix
         if prefix:
             if path != prefix and not path.startswith(f"{prefix}/"):

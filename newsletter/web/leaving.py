@@ -40,10 +40,11 @@ def reason(request: HttpRequest, token: str) -> HttpResponse:
 def _answer(request: HttpRequest, token: str, act: Callable[[HttpRequest, leaving.Link], str]) -> HttpResponse:
     if request.method not in ("GET", "HEAD", "POST"):
         return _not_allowed(request)
+    if request.method == "POST":
+        # Before anything looks for a field: nothing that a body holds may keep anybody from leaving.
+        request.POST = _form(request)  # type: ignore[assignment]  # the stubs have a private type for it
     link = leaving.find(site().keyring, token)
     if link is None:
-        if request.method == "POST":
-            _form(request)
         return dead_link(request)
     event = act(request, link) if request.method == "POST" else ""
     if event == _ONE_CLICK:
@@ -55,8 +56,7 @@ _ONE_CLICK = "one-click"
 
 
 def _leave(request: HttpRequest, link: leaving.Link) -> str:
-    form = _form(request)
-    wish = form.get("leave")
+    wish = request.POST.get("leave")
     if wish not in ("this", "all"):
         leaving.leave(link, how="one-click")
         return _ONE_CLICK
@@ -65,29 +65,24 @@ def _leave(request: HttpRequest, link: leaving.Link) -> str:
 
 
 def _undo(request: HttpRequest, link: leaving.Link) -> str:
-    _form(request)
     return "back" if leaving.undo(link, language=language_of(request)) else "late"
 
 
 def _reason(request: HttpRequest, link: leaving.Link) -> str:
-    form = _form(request)
-    words = form.get("words", "")
-    choice = form.get("reason") or ("other" if words.strip() else "")
+    words = request.POST.get("words", "")
+    choice = request.POST.get("reason") or ("other" if words.strip() else "")
     return "thanks" if leaving.reason(link, choice, words, language=language_of(request)) else ""
 
 
 def _form(request: HttpRequest) -> QueryDict:
-    """The fields of a form of ours. Whatever else was sent counts as no field at all, here and for the rest of the
-    request: nothing that a body holds may keep anybody from leaving."""
-    fields = QueryDict()
+    """The fields of a form of ours. Whatever else was sent counts as no field at all."""
+    charset = (request.content_params or {}).get("charset", "utf-8")
+    if request.content_type != _FORM or charset.lower() != "utf-8":
+        return QueryDict()
     try:
-        charset = (request.content_params or {}).get("charset", "utf-8")
-        if request.content_type == _FORM and charset.lower() == "utf-8":
-            fields = QueryDict(request.body, encoding="utf-8")
+        return QueryDict(request.body, encoding="utf-8")
     except (BadRequest, SuspiciousOperation, UnreadablePostError):
-        pass
-    request.POST = fields
-    return fields
+        return QueryDict()
 
 
 def _page(request: HttpRequest, token: str, link: leaving.Link, event: str) -> HttpResponse:
@@ -113,6 +108,8 @@ def _page(request: HttpRequest, token: str, link: leaving.Link, event: str) -> H
         place=place,
         event=event,
         home=f"/u/{token}",
+        # The mail that this link is from has that one, too.
+        preferences=f"/p/{site().keyring.token('preferences', link.delivery)}",
         name=names.get(place.list, ""),
         others=[names[each] for each in place.others],
         left=[names[each] for each in place.left],

@@ -19,10 +19,13 @@ from email.message import Message
 from email.parser import BytesHeaderParser
 from functools import lru_cache
 from heapq import nlargest
+from itertools import islice
 from pathlib import Path
 
 LARGEST = 16 * 1024 * 1024  # octets of a message that are looked at
 LARGEST_HEAD = 64 * 1024  # octets in which the headers of a list are looked for
+LARGEST_TOP = 256 * 1024  # octets in which the headers of a message must have ended
+LONGEST_FIELD = 4096  # octets of a header that says how a message is built: the parser's time grows with its square
 MOST_PARTS = 200
 MOST_HEADERS = 500
 
@@ -30,6 +33,7 @@ MOST_HEADERS = 500
 _NAME = re.compile(r"[A-Za-z0-9_=+@,~-][A-Za-z0-9_=+@,.~-]{0,199}")
 # Codecs that are no character sets, or that take far longer for hostile input than for text.
 _NO_CHARSETS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "utf-7"}
+_STRUCTURE = re.compile(rb"^content-(?:type|disposition)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*", re.IGNORECASE | re.MULTILINE)
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -163,12 +167,17 @@ def read_mail(path: Path) -> Mail:
     with path.open("rb") as file:
         written = os.fstat(file.fileno())
         content = file.read(LARGEST)
+    if not re.search(rb"^\r?\n", content[:LARGEST_TOP], re.MULTILINE):
+        content = content[:LARGEST_TOP]  # headers without an end
+    parts: list[Message] = []
+    headers: tuple[tuple[str, str], ...] = ()
     try:
-        message = email.message_from_bytes(content)
-        parts = _leaves(message)
-        headers = tuple((_clean(name), _header(value)) for name, value in message.raw_items())[:MOST_HEADERS]
+        if all(len(each[0]) <= LONGEST_FIELD for each in _STRUCTURE.finditer(content)):
+            message = email.message_from_bytes(content)
+            parts = _leaves(message)
+            headers = tuple((_clean(name), _header(value)) for name, value in islice(message.raw_items(), MOST_HEADERS))
     except Exception:  # nested deeper than Python goes, and whatever else nobody foresaw
-        parts, headers = [], ()
+        parts = []
     html = text = ""
     others: list[Part] = []
     for number, part in enumerate(parts[:MOST_PARTS]):
@@ -190,7 +199,7 @@ def read_mail(path: Path) -> Mail:
         text=_UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n")),
         parts=tuple(others),
         size=written.st_size,
-        cut=written.st_size > LARGEST or len(parts) > MOST_PARTS,
+        cut=written.st_size > len(content) or len(parts) > MOST_PARTS,
     )
 
 

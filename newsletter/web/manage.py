@@ -27,7 +27,7 @@ from newsletter.store.models import Subscriber, Wish
 from newsletter.store.moving import move
 from newsletter.store.pace import way_names
 from newsletter.store.preferences import rename
-from newsletter.store.subscribers import address_key, clean_file, erase
+from newsletter.store.subscribers import address_key, clean_file, clean_later, erase
 from newsletter.web.door import NETWORK
 from newsletter.web.pages import NO_STORE, address, dead_link, language_of, message, page
 from newsletter.web.preferences import show_preferences, too_much
@@ -200,13 +200,13 @@ def erase_me(request: HttpRequest, token: str) -> HttpResponse:
 def _erase(person: Subscriber) -> None:
     with suppress(NotFound):  # at the same moment by another click
         erased = erase(site().config, person.address)
-        try:
+        left = "locked"
+        with suppress(OperationalError):  # erased they are; only old space of the file was not written over
             left = clean_file(site().config, erased)
-        except (OSError, OperationalError) as error:  # erased they are; only old space of the file was not written over
-            log.error("after an erasure, the file of the database could not be cleaned: %s", type(error).__name__)
-        else:
-            if left != "clean":
-                log.warning("after an erasure, unused parts of the database may still hold an address (%s)", left)
+        if left == "large":
+            log.warning("after an erasure, unused parts of the database may still hold an address: it is over 1 GB")
+        elif left != "clean":
+            clean_later()
 
 
 # --- the new mailbox --------------------------------------------------------------------------------------------------

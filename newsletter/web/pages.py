@@ -58,7 +58,7 @@ def page(
         words=words,
         language=language,
         direction=direction(words.language),
-        languages=[(each, words_for(each)("common.name")) for each in here.config.languages],
+        languages=[*here.names.items()],
         url=lambda path, **query: address(path, **{"lang": language, **query}),
         in_language=lambda each: address(path, lang=each),
         plain_url=address,

@@ -69,7 +69,9 @@ def show_preferences(request: HttpRequest, person: Subscriber, *, base: str, hom
         network=request.META[NETWORK],
     )
     # The mail to confirm comes after: what was changed is kept, whatever becomes of it.
-    asked = not (changed and changed.wanted) or _ask(request, person, language, "signup", changed.wanted)
+    asked = not (changed and changed.wanted) or _ask(
+        request, person, form.language, "signup", lists=changed.wanted, shown_in=language
+    )
     after = Subscriber.objects.filter(pk=person.pk).first()
     if changed is None or after is None:  # erased at this moment
         return dead_link(request)
@@ -126,9 +128,21 @@ def edition_of(person: Subscriber) -> str:
     return next((each for each in offered if covers(each, person.language)), site().config.default_language)
 
 
-def _ask(request: HttpRequest, person: Subscriber, language: str, kind: wishes.Kind, lists: Sequence[str] = ()) -> bool:
-    """Has a mail sent to the person's own mailbox; False when too much is asked for at the moment."""
-    words, text = words_for(language), "preferences.lists_hint" if lists else ""
+def _ask(
+    request: HttpRequest,
+    person: Subscriber,
+    language: str,
+    kind: wishes.Kind,
+    *,
+    lists: Sequence[str] = (),
+    shown_in: str = "",
+) -> bool:
+    """Has a mail sent to the person's own mailbox, in this language; False when too much is asked for at the moment.
+
+    `shown_in` is the language of the page on which lists were ticked: of its words, not of the mails that are wanted.
+    """
+    words = words_for(shown_in or language)
+    text = "preferences.lists_hint" if lists else ""
     asked = wishes.ask(
         site().config,
         kind=kind,
@@ -139,6 +153,7 @@ def _ask(request: HttpRequest, person: Subscriber, language: str, kind: wishes.K
         lists=lists,
         text=words(text) if text else "",
         text_version=words.version(text) if text else "",
+        text_language=words.language if text else "",
         subscriber=person.pk,
     )
     return asked.pressure != "shut"

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from newsletter.config import Config
 from newsletter.content.lists import List, Lists, load_lists
 from newsletter.links import Keyring
-from newsletter.rendering.look import Theme
+from newsletter.rendering.look import Labels, Theme, words_of
 from newsletter.rendering.render import load_templates
 from newsletter.shape import Text
 from newsletter.store.keys import keyring
@@ -31,6 +31,7 @@ class Site:
     lists: Lists
     keyring: Keyring
     theme: Theme
+    names: Mapping[str, str]  # of the workspace's languages, each in itself
     pages: Environment = field(repr=False)
     logo: tuple[str, bytes, str] | None = field(default=None, repr=False)  # its name, content and media type
     inbox: bool = False  # whether /inbox/ is there
@@ -73,10 +74,17 @@ def load_site(config: Config, *, inbox: bool = False) -> Site:
         lists=load_lists(config),
         keyring=keyring(config),
         theme=templates.theme,
+        names={language: _name(language, templates.labels) for language in config.languages},
         pages=environment,
         logo=(logo.name, logo.content, logo.media_type) if logo else None,
         inbox=inbox,
     )
+
+
+def _name(language: str, labels: Mapping[str, Labels]) -> str:
+    words = words_of(language, labels)
+    name = words["name"] if words else language
+    return name[:1].upper() + name[1:]
 
 
 def _variables(theme: Theme) -> str:

@@ -47,8 +47,15 @@ def identity(request: HttpRequest) -> HttpResponse:
     )
 
 
+@require_safe
+def icon(request: HttpRequest) -> HttpResponse:
+    """Nothing, for browsers that ask for an icon where the page names none: there is no logo. It is no error."""
+    return HttpResponse(status=204, headers={"Cache-Control": "public, max-age=86400"})
+
+
 urls: list[URLPattern] = [
     path("", start),
+    path("favicon.ico", icon),
     path("robots.txt", robots),
     path("health", health),
     path(WELL_KNOWN.removeprefix("/"), identity),

@@ -9,6 +9,7 @@ import pytest
 from newsletter.checks import check_workspace
 from newsletter.config import load_config
 from newsletter.errors import Finding
+from newsletter.rendering.render import load_templates
 
 
 def found(workspace: Path, text: str, *, setting: str = "") -> list[Finding]:
@@ -41,3 +42,16 @@ def test_every_slip_of_the_file_is_said(workspace: Path) -> None:
 def test_a_doubt_of_the_reader_is_told(workspace: Path) -> None:
     (finding,) = found(workspace, "lists:\n  - id: weekly\n    name: Weekly # 1\n")
     assert (finding.code, finding.severity) == ("lists.comment", "warning")
+
+
+def test_the_mails_to_members_are_looked_at_and_a_welcome_that_a_list_has_of_its_own(workspace: Path) -> None:
+    (workspace / "subscribers").mkdir()
+    (workspace / "subscribers" / "lists.yaml").write_text("lists: [{id: weekly, name: Weekly}]\n", "utf-8")
+    (workspace / "templates").mkdir()
+    config = load_config(workspace, {})
+    for name in ("welcome-weekly.txt.j2", "welcome-gone.txt.j2", "moved.txt.j2"):
+        (workspace / "templates" / name).write_text("{{ nothing }}", "utf-8")
+    said = list(check_workspace(config, load_templates(config)))
+    assert {str(each.where) for each in said} == {
+        f"{Path('templates') / name}:1" for name in ("welcome-weekly.txt.j2", "moved.txt.j2")
+    }

@@ -59,6 +59,29 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Run) -> Path:
     return Path()
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    """A workspace in which the demo has run, and what it said: for tests that look at it and change nothing."""
+    root = tmp_path_factory.mktemp("once")
+    names = {variable.name for variable in ENVIRONMENT}
+    environment = {name: value for name, value in os.environ.items() if name not in names} | {"PYTHONPATH": str(ROOT)}
+
+    def command(folder: Path, *arguments: str) -> Said:
+        line = [sys.executable, "-m", "newsletter", *arguments]
+        done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    assert command(root, "init", "desk").code == 0
+    return root / "desk", command(root / "desk", "demo")
+
+
+@pytest.fixture
+def shown(once: tuple[Path, Said], monkeypatch: pytest.MonkeyPatch) -> Said:
+    """What the demo said, in the folder in which it ran."""
+    monkeypatch.chdir(once[0])
+    return once[1]
+
+
 def spoil(path: Path, old: str, new: str) -> None:
     text = path.read_text("utf-8")
     assert old in text
@@ -82,23 +105,21 @@ def counted() -> dict[str, int]:
     return {issue: len(sent) for issue, sent in messages().items() if issue.startswith("2017")}
 
 
-def test_the_demo_goes_the_whole_way_and_accounts_for_everybody(say: Run, desk: Path) -> None:
-    said = say("demo")
-    assert said.code == 0
-    assert "8 people on the list weekly, 0 rows rejected" in said.out
-    tallies = re.findall(r"accepted +(\d)\n +refused +(\d)\n +in doubt +(\d)\n +skipped +(\d)", said.out)
+def test_the_demo_goes_the_whole_way_and_accounts_for_everybody(shown: Said) -> None:
+    assert shown.code == 0
+    assert "8 people on the list weekly, 0 rows rejected" in shown.out
+    tallies = re.findall(r"accepted +(\d)\n +refused +(\d)\n +in doubt +(\d)\n +skipped +(\d)", shown.out)
     assert tallies[:2] == [("8", "0", "0", "0"), ("7", "0", "0", "1")]
-    assert re.search(r"skipped +1 +unsubscribed\n", said.out)
-    assert "0 people to send to: 7 who have it already, 1 unsubscribed; nobody gets it twice" in said.out
-    (address,) = re.findall(r"Did (\S+) get it\?", said.out)
-    assert f"Did {address} get it?\n  2017-11-19: accepted\n  2017-11-26: skipped: unsubscribed\n" in said.out
+    assert re.search(r"skipped +1 +unsubscribed\n", shown.out)
+    assert "0 people to send to: 7 who have it already, 1 unsubscribed; nobody gets it twice" in shown.out
+    (address,) = re.findall(r"Did (\S+) get it\?", shown.out)
+    assert f"Did {address} get it?\n  2017-11-19: accepted\n  2017-11-26: skipped: unsubscribed\n" in shown.out
     assert counted() == {"2017-11-19": 8, "2017-11-26": 7, "2017-12-03": 8, "2017-12-10": 7}
 
 
-def test_somebody_signs_up_gets_an_issue_leaves_and_gets_nothing_more(say: Run, desk: Path) -> None:
-    said = say("demo")
-    assert said.code == 0
-    assert "nothing of it for newcomer@example.org, who has left" in said.out
+def test_somebody_signs_up_gets_an_issue_leaves_and_gets_nothing_more(shown: Said) -> None:
+    assert shown.code == 0
+    assert "nothing of it for newcomer@example.org, who has left" in shown.out
     theirs = {
         issue: sum("newcomer@example.org" in read_header(message["To"]) for message in sent)
         for issue, sent in messages().items()
@@ -156,11 +177,10 @@ def test_a_private_list_has_no_sign_up_and_the_demo_says_so(say: Run, desk: Path
     assert "The list weekly is private" in said.out
 
 
-def test_each_gets_a_finished_message_in_their_language(say: Run, desk: Path) -> None:
-    with (desk / "subscribers" / "sample.csv").open(encoding="utf-8") as file:
+def test_each_gets_a_finished_message_in_their_language(shown: Said) -> None:
+    with (Path() / "subscribers" / "sample.csv").open(encoding="utf-8") as file:
         rows = {row["email"]: row for row in csv.DictReader(file)}
-    said = say("demo")
-    subjects = yaml.safe_load((desk / "issues" / "2017-11-19.yaml").read_text("utf-8"))["subject"]
+    subjects = yaml.safe_load((Path() / "issues" / "2017-11-19.yaml").read_text("utf-8"))["subject"]
     found = messages()["2017-11-19"]
     assert len(found) == len(rows)
     for message in found:
@@ -172,10 +192,10 @@ def test_each_gets_a_finished_message_in_their_language(say: Run, desk: Path) ->
         assert [part.get_content_type() for part in parts] == ["text/plain", "text/html"]
         assert not any(SLOT.search(part.get_payload(decode=True).decode()) for part in parts)  # type: ignore[union-attr]
     for page in ("build/demo/en.html", "build/demo/es.html"):
-        assert page in said.out
-        html = (desk / page).read_text("utf-8")
+        assert page in shown.out
+        html = (Path() / page).read_text("utf-8")
         assert not SLOT.search(html)
-        assert all((desk / "build" / "demo" / name).is_file() for name in re.findall(r'src="(images/[^"]+)"', html))
+        assert all((Path() / "build" / "demo" / name).is_file() for name in re.findall(r'src="(images/[^"]+)"', html))
 
 
 def test_a_second_demo_begins_anew(say: Run, desk: Path) -> None:
@@ -185,9 +205,8 @@ def test_a_second_demo_begins_anew(say: Run, desk: Path) -> None:
     assert counted() == {"2017-11-19": 8, "2017-11-26": 7, "2017-12-03": 8, "2017-12-10": 7}
 
 
-def test_what_it_made_can_be_looked_into(say: Run, desk: Path) -> None:
-    said = say("demo")
-    assert "-w build/demo/workspace mailings" in said.out
+def test_what_it_made_can_be_looked_into(shown: Said, say: Run) -> None:
+    assert "-w build/demo/workspace mailings" in shown.out
     listed = say("-w", "build/demo/workspace", "mailings").out
     assert re.search(r"1 .* finished +2017-11-19 to weekly +8 people: 8 accepted\n", listed)
     assert re.search(r"2 .* finished +2017-11-26 to weekly +8 people: 7 accepted, 1 skipped\n", listed)

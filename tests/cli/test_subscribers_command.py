@@ -399,16 +399,23 @@ def test_who_signed_up_and_got_nothing_can_be_told_why(
 
 
 def test_a_break_an_answer_and_another_address_are_shown(say: Run, store: Config) -> None:
-    from newsletter.store.models import Subscriber
+    from newsletter.store.models import Consent, Subscriber
 
     person = add(store)
     wish(store, "address", subscriber=person, address="new@example.org", address_key=b"k" * 16)
+    events = [("tracking", {"agreed": True}), ("tracking", {"agreed": False}), ("address", {"former_key": "00" * 16})]
+    for kind, evidence in (*events, ("reason", {"reason": "too_many", "words": "every\x1b day"})):
+        Consent.objects.create(subscriber=person, kind=kind, how="page", evidence=evidence, at=NOW)
     Subscriber.objects.update(paused_until=4e9, tracking=True)
     said = say("show", ANA)
-    assert said.out.startswith(f"{ANA} gets nothing until 2096-10-02 07:06 UTC, by their own wish; then weekly.\n")
+    assert said.out.startswith(f"{ANA} gets nothing: paused until 2096-10-02 by their own wish, then weekly again.\n")
     for line in (
-        "  paused until 2096-10-02 07:06 UTC\n",
+        "  issues       paused until 2096-10-02\n",
         "  tracking     agreed to\n",
+        "18:02 UTC: agreed that opens and clicks are counted, page\n",
+        "18:02 UTC: agrees no more that opens and clicks are counted, page\n",
+        "18:02 UTC: changed the address, page\n",
+        "18:02 UTC: said why, page, too many mails: “every� day”\n",
         "  asked for another address on 2017-11-19 18:02 UTC (new@example.org) from network 203.0.113.0/24",
     ):
         assert line in said.out

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from newsletter.config import Config
+from newsletter.config import Config, load_config
 from newsletter.errors import TemplateError
-from newsletter.rendering.look import direction, labels_for, load_labels, load_theme, words_of
+from newsletter.rendering.look import Labels, direction, labels_for, load_labels, load_theme, words_of
 from newsletter.rendering.render import sample_root
 
 SAMPLE = sample_root() / "templates"
@@ -72,6 +73,34 @@ def test_every_problem_of_a_theme_is_reported_at_once(config: Config) -> None:
 def test_a_label_that_is_missing_is_named_at_its_language(config: Config) -> None:
     path = written("labels.yaml", "  read_more: Read more\n", "")
     assert problems(path, config) == [f"labels.yaml:{line_of(path, 'name: English')}: en.read_more: is missing"]
+
+
+def sample() -> Mapping[str, Labels]:
+    return load_labels(SAMPLE / "labels.yaml", load_config(sample_root(), {}))
+
+
+def test_later_words_that_a_file_lacks_are_those_of_the_sample_in_its_language(config: Config) -> None:
+    text = (SAMPLE / "labels.yaml").read_text("utf-8")
+    older = re.sub(r"(?m)^  (confirm_lists|(known|link|address|moved)_\w+): .*\n", "", text)
+    Path("labels.yaml").write_text(older.replace("\npt:", "\nqu:"), "utf-8")
+    labels = load_labels(Path("labels.yaml"), config, lender=sample)
+    assert labels["es"]["known_heading"] == sample()["es"]["known_heading"]
+    assert labels["es"].lent == {}
+    assert labels["qu"]["known_heading"] == sample()["en"]["known_heading"]
+    assert set(labels["qu"].lent.values()) == {"en"}
+    assert len(labels["qu"].lent) == 19
+    assert f"labels.yaml:{line_of(Path('labels.yaml'), 'name: English')}: en.known_text: is missing" in problems(
+        Path("labels.yaml"), config
+    )
+
+
+def test_its_own_words_are_kept_and_the_sample_is_not_read_when_nothing_lacks(config: Config) -> None:
+    path = written("labels.yaml", "known_heading: .*", "known_heading: Here already")
+
+    def never() -> Mapping[str, Labels]:
+        raise AssertionError
+
+    assert load_labels(path, config, lender=never)["en"]["known_heading"] == "Here already"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import html5lib
 import pytest
@@ -23,11 +24,14 @@ from newsletter.content.issue import parse_issue
 from newsletter.envelope import edition_findings
 from newsletter.errors import Finding, IssueError, TemplateError
 from newsletter.rendering.edition import SLOT, URL_SLOTS, Edition
+from newsletter.rendering.look import Labels
 from newsletter.rendering.mjml import normalise
 from newsletter.rendering.render import (
+    NOTICES,
     Templates,
     issue_mjml,
     load_templates,
+    own_welcome,
     render_issue,
     render_notice,
     sample_root,
@@ -661,6 +665,94 @@ def test_notices_render_in_each_language_with_the_slots_they_need(config: Config
     assert "UNSUBSCRIBE_URL" in SLOT.findall(welcome.html)
     assert (confirm.kind, confirm.list_id, confirm.key) == ("transactional", None, "confirm")
     assert config.title[language] in confirm.subject
+
+
+def test_a_workspace_with_older_labels_and_templates_still_sends_every_notice(config: Config) -> None:
+    """Copies of the sample's, from when there were only confirm and welcome."""
+    config.templates.mkdir()
+    for name in ("labels.yaml", "confirm.mjml.j2", "welcome.mjml.j2", "welcome.txt.j2"):
+        text = (sample_root() / "templates" / name).read_text("utf-8")
+        text = re.sub(r"(?m)^  (confirm_lists|(known|link|address|moved)_\w+): .*\n", "", text)
+        (config.templates / name).write_text(text, "utf-8")
+    (config.templates / "confirm.txt.j2").write_text("{{ notice.text }}\n@@CONFIRM_URL@@\n{{ notice.note }}\n", "utf-8")
+    templates = load_templates(config)
+    for notice in NOTICES:
+        for language in config.languages:
+            edition, found = render_notice(notice, language, templates)
+            assert found == []
+            assert edition_findings(edition) == []
+    named, _ = render_notice("confirm", "es", templates, lists=[{"en": "Weekly", "es": "Semanal"}, {"en": "Alerts"}])
+    assert "Recibiría: Semanal, Alerts." in named.text
+    assert "Recibiría: Semanal, Alerts." in named.html
+
+
+def test_words_of_a_notice_that_stand_in_are_told(config: Config) -> None:
+    config = changed(config, languages=["en", "es", "qu"])
+    config.templates.mkdir()
+    text = (sample_root() / "templates" / "labels.yaml").read_text("utf-8")
+    block = text[: text.index("\nes:")].replace("en:", "qu:", 1)
+    older = re.sub(r"(?m)^  (confirm_lists|(known|link|address|moved)_\w+): .*\n", "", block[block.index("qu:") :])
+    (config.templates / "labels.yaml").write_text(f"{text}\n{older}", "utf-8")
+    templates = load_templates(config)
+    assert render_notice("welcome", "qu", templates)[1] == []
+    (finding,) = render_notice("known", "qu", templates)[1]
+    assert (finding.severity, finding.message) == (
+        "warning",
+        "qu has no words for the mail known: those of en stand in",
+    )
+
+
+@pytest.mark.parametrize("placeholder", [True, False])
+def test_the_lists_stand_where_the_workspace_wants_them(config: Config, placeholder: bool) -> None:
+    templates = load_templates(config)
+    words = dict(templates.labels["en"].words)
+    if placeholder:
+        words["confirm_text"] = "Shall {lists} of {title} come here?"
+    templates = replace(templates, labels={"en": Labels(language="en", words=words)})
+    lists = [{"en": "Weekly"}, {"en": "Alerts & more"}]
+    edition, _ = render_notice("confirm", "en", templates, lists=lists)
+    lines = " ".join(edition.text.split())
+    if placeholder:
+        assert "Shall Weekly, Alerts & more of Valley News come here?" in lines
+        assert "You would receive" not in lines
+    else:
+        assert "and it is yours. You would receive: Weekly, Alerts & more." in lines
+    assert "Weekly, Alerts &amp; more" in edition.html
+    alone, _ = render_notice("confirm", "en", templates)
+    assert "{" not in alone.text
+    assert "You would receive" not in alone.text
+
+
+@pytest.mark.parametrize(("notice", "slot"), [("confirm", "CONFIRM_URL"), ("known", "PREFERENCES_URL")])
+@pytest.mark.parametrize("part", ["mjml", "txt"])
+def test_a_notice_without_the_link_that_it_is_sent_for_is_an_error(
+    config: Config, notice: Literal["confirm", "known"], slot: str, part: str
+) -> None:
+    config.templates.mkdir()
+    name = f"{notice}.{part}.j2"
+    text = (sample_root() / "templates" / name).read_text("utf-8")
+    (config.templates / name).write_text(text.replace(f"@@{slot}@@", "https://example.org/"), "utf-8")
+    with pytest.raises(TemplateError) as caught:
+        render_notice(notice, "en", load_templates(config))
+    assert [(str(each.where), each.message) for each in caught.value.findings] == [
+        (str(Path("templates") / name), f"@@{slot}@@ is not in it, and the mail is sent for nothing else")
+    ]
+
+
+def test_a_list_may_have_a_welcome_of_its_own_in_one_part_or_both(config: Config) -> None:
+    config.templates.mkdir()
+    assert not own_welcome(config, "alerts")
+    sample = sample_root() / "templates"
+    (config.templates / "welcome-alerts.mjml.j2").write_text(
+        (sample / "welcome.mjml.j2").read_text("utf-8").replace("{{ notice.button }}", "Only alerts"), "utf-8"
+    )
+    assert own_welcome(config, "alerts")
+    assert not own_welcome(config, "weekly")
+    templates = load_templates(config)
+    own, common = (render_notice("welcome", "en", templates, welcome=each)[0] for each in ("alerts", ""))
+    assert (own.key, own.kind, own.subject, own.text) == ("welcome", "transactional", common.subject, common.text)
+    assert "Only alerts" in own.html
+    assert "Only alerts" not in common.html
 
 
 def test_the_text_part_ends_lines_without_blanks_but_for_the_mark_before_the_footer(config: Config) -> None:

@@ -69,6 +69,16 @@ def test_asking_is_three_statements_in_one_transaction(store: Config) -> None:
     assert first == ["SELECT", "BEGIN", "INSERT", "INSERT", "COMMIT"]
 
 
+def test_a_worker_of_the_cluster_is_woken_once(cluster: Config) -> None:
+    from django.db import connection
+
+    for number in range(3):
+        ask(cluster, f"a{number}@example.org")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT task_name FROM procrastinate_jobs")
+        assert cursor.fetchall() == [("answer_wishes",)]
+
+
 def test_no_address_and_no_name_that_cannot_be_kept(store: Config) -> None:
     from newsletter.store.models import Rate, Wish
 

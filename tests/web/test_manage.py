@@ -248,7 +248,7 @@ def test_a_wrong_or_the_same_address_is_said_at_the_field(store: Config, pages: 
 
 
 def test_the_new_mailbox_confirms_once_and_the_old_one_is_told(store: Config, pages: Pages) -> None:
-    from newsletter.store.models import Consent
+    from newsletter.store.models import Consent, Suppression
     from newsletter.store.subscribers import find
 
     ana = person(store)
@@ -270,12 +270,33 @@ def test_the_new_mailbox_confirms_once_and_the_old_one_is_told(store: Config, pa
     wish = ana.wishes.get(kind="address")
     assert (wish.state, wish.welcome_due, wish.address, bytes(wish.address_key)) == ("granted", True, ANA, former)
     assert wish.granted_at
+    old_one = Suppression.objects.get()
+    assert (bytes(old_one.pk), old_one.reason) == (former, "erased"), "no import adds it again"
     for again in (pages.post(path), pages.get(path)):
         assert (again.status, "That was done already" in again.text) == (200, True)
         assert ANA not in again.text
     assert Consent.objects.filter(kind="address").count() == 1
     assert pages.get(old).status == 404, "a link to the old mailbox opens nothing any more"
     assert pages.get(fresh(pages, store, NEW)).status == 200
+
+
+def test_forged_foreign_and_unsent_links_move_nobody(store: Config, pages: Pages) -> None:
+    from newsletter.store.models import Subscriber, Wish
+
+    ana = person(store)
+    sent, waiting = mailed(store, "address", NEW, whose=ana).pk, mailed(store, "address", NEW, whose=ana).pk
+    Wish.objects.filter(pk=waiting).update(state="waiting", mailed_at=None)
+    keyring = pages.site.keyring
+    dead = [
+        *(keyring.token(purpose, sent) for purpose in ("preferences", "unsubscribe", "confirm", "manage", "view")),
+        *(keyring.token("address", each) for each in (waiting, 2**40, mailed(store, "link", ANA).pk)),
+        keyring.token("address", sent)[:-1],
+        "x",
+    ]
+    answers = [ask(f"/a/{each}") for each in dead for ask in (pages.get, pages.post)]
+    assert {answer.status for answer in answers} == {404}
+    assert len({plain(answer) for answer in answers}) == 1
+    assert Subscriber.objects.get().address == ANA
 
 
 def test_what_waits_follows_and_what_is_done_stays(store: Config, pages: Pages) -> None:
@@ -309,6 +330,20 @@ def test_what_waits_follows_and_what_is_done_stays(store: Config, pages: Pages) 
     rows = Delivery.objects.order_by("pk")
     assert [row.address for row in rows] == [NEW, ANA, ANA, ANA]
     assert bytes(rows[0].address_key or b"") == bytes(ana.address_key)
+
+
+def test_an_old_file_does_not_add_the_old_address_and_the_way_back_is_open(store: Config, pages: Pages) -> None:
+    from newsletter.errors import NoConsent
+    from newsletter.store.models import Subscriber, Suppression
+    from newsletter.store.subscribers import add, address_key
+
+    ana = person(store)
+    pages.post(moving(pages, store, ana))
+    with pytest.raises(NoConsent, match="moved to another address"):
+        add(store, ANA, list="weekly", consent="from an old file")
+    assert pages.post(moving(pages, store, ana, ANA)).status == 200
+    assert Subscriber.objects.get().address == ANA
+    assert [bytes(row.pk) for row in Suppression.objects.all()] == [address_key(store, NEW)]
 
 
 def test_it_is_good_for_a_day(store: Config, pages: Pages) -> None:

@@ -4,6 +4,7 @@ known."""
 from __future__ import annotations
 
 import re
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -203,6 +204,24 @@ def test_taking_back_ends_after_an_hour_and_is_for_what_was_left_here(store: Con
     assert not Consent.objects.filter(kind="undo").exists()
 
 
+def test_a_private_list_can_be_taken_back_and_not_be_joined(store: Config, pages: Pages) -> None:
+    from newsletter.store.models import Subscription, Wish
+
+    ana = person(store, list="board")
+    path = link(pages, ana)
+    left = pages.post(path, {**form_of(pages.get(path)), "list": []})
+    assert states(ana) == {"board": "unsubscribed"}
+    pages.post(path, {**form_of(left), "list": "board"})
+    assert states(ana) == {"board": "subscribed"}
+    pages.post(path, {**form_of(pages.get(path)), "list": []})
+    Subscription.objects.update(changed_at=datetime.now(UTC) - timedelta(minutes=61))
+    shown = pages.get(path)
+    assert "Board" not in shown.text
+    pages.post(path, {**form_of(shown), "list": "board"})
+    assert states(ana) == {"board": "unsubscribed"}
+    assert Wish.objects.count() == 0
+
+
 def test_nobody_fills_the_disk_by_leaving_and_coming_back(store: Config, pages: Pages) -> None:
     ana = person(store)
     path = link(pages, ana)
@@ -236,6 +255,23 @@ def test_a_forwarded_mail_puts_nobody_on_a_list(store: Config, pages: Pages, wan
     assert (bytes(wish.address_key), wish.lists, wish.network) == (ana.address_key, [wanted], "198.51.100.0/24")
     assert wish.text
     assert wish.text_version
+
+
+def test_a_list_joined_on_a_page_in_another_language_leaves_the_language_of_the_mails(
+    store: Config, pages: Pages
+) -> None:
+    from newsletter.store.models import Wish
+    from newsletter.store.wishes import grant
+
+    ana = person(store, language="es-PE")
+    path = f"{link(pages, ana)}?lang=en"
+    pages.post(path, {**form_of(pages.get(path)), "list": ["weekly", "alerts"]})
+    wish = Wish.objects.get()
+    assert (wish.language, wish.text_language) == ("es", "en")
+    grant(store, wish, text="Yes.", text_version="1", language="en", network="")
+    ana.refresh_from_db()
+    assert ana.language == "es-PE"
+    assert states(ana) == {"weekly": "subscribed", "alerts": "subscribed"}
 
 
 @pytest.mark.parametrize("name", ["board", "secret", "weekly ", "nothing", "weekly,alerts", "", "\0", "1"])
@@ -386,6 +422,17 @@ def test_consent_to_be_counted_is_kept_with_the_words_that_were_shown(
     assert [each.evidence["agreed"] for each in Consent.objects.filter(kind="tracking").order_by("pk")] == [True, False]
 
 
+def test_nobody_fills_the_disk_by_saying_yes_and_no(store: Config, pages: Pages) -> None:
+    ana = person(store)
+    path = link(pages, ana)
+    for _ in range(12):
+        pages.post(path, {"seen": "", "tracking": "yes"})
+        pages.post(path, {"seen": ""})
+    ana.refresh_from_db()
+    assert ana.tracking is False
+    assert [kind for kind, _ in events(ana)].count("tracking") == 10
+
+
 # --- whose link it is -------------------------------------------------------------------------------------------------
 
 
@@ -425,6 +472,32 @@ def test_a_link_changes_its_own_person_only(store: Config, pages: Pages) -> None
     pages.post(path, {**form_of(pages.get(path)), "list": [], "pause": "30", "tracking": "yes", "language": "es"})
     assert snapshot(luis) == before
     assert states(ana) == {"weekly": "unsubscribed"}
+
+
+def test_an_erasure_while_a_form_is_on_its_way_leaves_nothing(store: Config, pages: Pages) -> None:
+    """At once, in two threads: whoever comes first, nobody is there afterwards, and no request fails."""
+    from django.db import connection
+
+    from newsletter.store.models import Consent, Subscriber, Subscription
+    from newsletter.store.subscribers import erase, unsuppress
+
+    for _ in range(5):
+        ana = person(store, address="eva@example.org")
+        path = link(pages, ana)
+        answers: list[int] = []
+
+        def send(path: str = path, answers: list[int] = answers) -> None:
+            answers.append(pages.post(path, {"seen": "weekly", "pause": "30", "tracking": "yes"}).status)
+            connection.close()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        erase(store, "eva@example.org")
+        thread.join()
+        assert answers[0] in (200, 404)
+        assert pages.get(path).status == 404
+        assert not any(model.objects.exists() for model in (Subscriber, Subscription, Consent))
+        unsuppress(store, "eva@example.org", lift="erased")
 
 
 def test_a_suppressed_mailbox_is_told_whom_to_write_to(store: Config, pages: Pages) -> None:
@@ -537,6 +610,17 @@ def test_a_flood_is_told_when_to_come_back(store: Config, pages: Pages) -> None:
     assert ana.paused_until
 
 
+def test_the_pages_say_the_same_in_both_languages() -> None:
+    """Every word is there, and every blank in it, so that nothing falls back to English."""
+    from newsletter.web.words import languages
+
+    english, spanish = (languages()[each].texts for each in ("en", "es"))
+    keys = [key for key in english if key.startswith(("preferences.", "manage."))]
+    assert len(keys) > 100
+    for key in keys:
+        assert set(re.findall(r"{\w*}", english[key])) == set(re.findall(r"{\w*}", spanish[key])), key
+
+
 # --- whatever is sent -------------------------------------------------------------------------------------------------
 
 texts = st.text(max_size=60) | st.sampled_from(
@@ -549,7 +633,7 @@ forms = st.dictionaries(names | st.text(max_size=10), texts | st.lists(texts, ma
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(form=forms, raw=st.binary(max_size=200), kind=st.sampled_from(["form", "raw", "multipart"]))
+@given(form=forms, raw=st.binary(max_size=200), kind=st.sampled_from(["form", "many", "raw", "multipart"]))
 def test_whatever_is_sent_is_answered_without_an_error_or_a_cookie(
     store: Config, pages: Pages, form: dict[str, Any], raw: bytes, kind: str
 ) -> None:
@@ -557,8 +641,9 @@ def test_whatever_is_sent_is_answered_without_an_error_or_a_cookie(
 
     ana = Subscriber.objects.filter(address=ANA).first() or person(store)
     path = link(pages, ana)
+    form = form if kind != "many" else {**form, **{f"f{number}": "x" for number in range(150)}}
     for each in (path, f"{path}/link", "/me/", f"{path}?lang=%00", "/p/nothing"):
-        if kind == "form":
+        if kind in ("form", "many"):
             answer = pages.post(each, form)
         elif kind == "raw":
             answer = pages.ask("POST", each, raw, "application/x-www-form-urlencoded")
