@@ -41,6 +41,8 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urlencode
 
+from django.conf import settings
+from django.db import connections
 from mailing import server_cpu
 
 from audience import add_people, editions
@@ -115,6 +117,8 @@ def _prepare(root: Path, people: int, beside: int, port: int, server: PostgreSQL
 
 
 def _in_a_child(work: Callable[[], None]) -> None:
+    if settings.configured:
+        connections.close_all()
     if os.fork() == 0:
         try:
             work()
@@ -142,6 +146,8 @@ def _fill(config: Config, people: int, beside: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE batch SET state = 'done'")
         cursor.execute("UPDATE delivery SET state = 'accepted', attempts = 1")
+        if connection.vendor == "postgresql":  # add_people gave out ids by itself
+            cursor.execute("SELECT setval(pg_get_serial_sequence('subscriber', 'id'), max(id)) FROM subscriber")
     connection.close()
 
 
@@ -484,10 +490,10 @@ def _busy(root: Path, place: tuple[str, int], kinds: Kinds, beside: int) -> None
             spans["mailing"] = [now, 0.0]
         if importing is None and now - spans["mailing"][0] > 2:
             words = [*_newsletter(root), "subscribers", "import", str(people), "--consent", "Made up."]
-            importing = subprocess.Popen(words, env=environment, **quiet)
+            importing = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             spans["import"] = [now, 0.0]
         if importing and importing.poll() is not None and not spans["import"][1]:
-            assert importing.returncode == 0
+            assert importing.returncode == 0, importing.communicate()
             spans["import"][1] = now
         if not spans["mailing"][1] and int(now * 10) % 5 == 0 and _is_sent(root, number):
             spans["mailing"][1] = now

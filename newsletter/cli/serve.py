@@ -41,9 +41,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),
-    default=4,
+    default=24,
     metavar="N",
-    help="How many requests each of them works on at one time. Default: 4.",
+    help="How many requests each of them works on at one time. Default: 24.",
 )
 @click.option(
     "--worker/--no-worker",

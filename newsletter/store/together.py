@@ -186,7 +186,7 @@ def _for_another(error: BaseException) -> BaseException:
     if not isinstance(error, Error):
         return OperationalError("the commit was broken off, and nobody knows whether it holds")
     copy = type(error)(*error.args)
-    copy.__cause__ = error
+    copy.__cause__ = error.__cause__  # the driver's, with its code
     return copy
 
 
