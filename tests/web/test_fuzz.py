@@ -64,8 +64,8 @@ def looked_over(answer: Answer, what: str) -> Answer:
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["strict-transport-security"].startswith("max-age=")
     assert "cache-control" in headers
-    policy = {name: rest.split() for name, *rest in (each.split(None, 1) for each in _directives(headers))}
-    rules = {name: " ".join(rest) for name, rest in policy.items()}
+    directives = [each.split() for each in headers["content-security-policy"].split(";") if each.strip()]
+    rules = {name: " ".join(sources) for name, *sources in directives}
     assert rules["default-src"] == "'none'", what
     assert rules["base-uri"] == "'none'"
     assert "unsafe" not in rules.get("script-src", "") + rules.get("default-src", "")
@@ -79,10 +79,6 @@ def looked_over(answer: Answer, what: str) -> Answer:
     assert not location.scheme
     assert not location.path.startswith("//")
     return answer
-
-
-def _directives(headers: Mapping[str, str]) -> list[str]:
-    return [each.strip() for each in headers["content-security-policy"].split(";") if each.strip()]
 
 
 # --- what the description allows --------------------------------------------------------------------------------------
