@@ -21,7 +21,7 @@ from pathlib import Path
 from newsletter.config import Config
 from newsletter.content.issue import Issue
 from newsletter.envelope import Envelope, Recipient
-from newsletter.links import SAMPLE, urls
+from newsletter.links import SAMPLE, personal_url, urls
 from newsletter.rendering.edition import Edition
 
 SAMPLE_ADDRESS = "reader@example.org"  # RFC 2606: nobody's
@@ -42,6 +42,8 @@ def sample_recipient(
     slots = urls(config.base_url, SAMPLE, delivery=delivery, language=edition.language, issue=edition.key)
     slots["CONFIRM_URL"] = f"{config.base_url}/c/{SAMPLE.token('confirm', delivery)}"
     slots |= {"NAME": name, "ADDRESS": address}
+    if edition.private:
+        slots["VIEW_URL"] = personal_url(config.base_url, SAMPLE, "view", delivery)
     return Recipient(key=f"sample-{delivery}", address=address, name=name, slots=slots)
 
 
@@ -80,6 +82,7 @@ def build_issue(issue: Issue, editions: Mapping[str, Edition], config: Config) -
             "headers": _headers(edition),
             "images": [image.name for image in edition.images],
             "embed": edition.embed,
+            **({"private": True} if edition.private else {}),
         }
     manifest = {
         "issue": issue.name,

@@ -60,7 +60,7 @@ def configure(config: Config) -> None:
 
 def _sqlite(config: Config) -> dict[str, object]:
     return {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": "newsletter.store.sqlite",
         "NAME": str(config.database.absolute()),
         "CONN_MAX_AGE": None,
         "OPTIONS": {

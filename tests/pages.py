@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlencode
 
+from lxml import etree, html
+
 from newsletter.config import Config
+
+
+def parsed_xml(body: bytes) -> Any:
+    """An XML document for `xpath`, whose results lxml's stubs call anything at all."""
+    return etree.fromstring(body)
+
+
+def parsed_html(text: str) -> Any:
+    """The same of a page."""
+    return html.fromstring(text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,6 +120,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not stopped by connections that are over
         listening.bind(address)
+        if sys.platform == "linux":  # only now: to bind it, the port must be free
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
@@ -43,7 +43,8 @@ from newsletter.store.schema import explained
 from newsletter.store.sheets import REJECT_COLUMNS, Rows, Sheet, guarded, open_sheets, refused, unguarded
 from newsletter.store.spool import Chunk, Spool
 
-CHUNK = 3_000  # rows that are written in one transaction: about 40 ms of work
+CHUNK = 3_000  # rows with neighbouring keys: about 40 ms of work, and on PostgreSQL one transaction
+SHORT, FEWEST = 0.02, 200  # seconds that a transaction on SQLite shall take, where nobody else writes meanwhile; rows
 THREADS = {"sqlite": 0, "postgresql": 2}  # that write: a server works for two while they wait for its answers
 RETRIES = 5  # of a chunk that met another writer on PostgreSQL
 SHOWN_REJECTS = 10
@@ -174,7 +175,8 @@ class _Run:
     doubts: Counter[str] = field(default_factory=Counter)
     tags: Tags = field(default_factory=Tags)
     rows: int = 0
-    longest: float = 0.0
+    longest: float = 0.0  # transaction, in seconds
+    last: float = 0.0
     lists: dict[str, int] = field(default_factory=dict)  # name → id; "": the one that is imported into
     tag_ids: dict[int, int] = field(default_factory=dict)  # number → id
     event: int | None = None  # id of the consent event
@@ -286,7 +288,8 @@ class _Run:
     def write(self, spool: Spool) -> None:
         """Compares every chunk with the database, and writes what is missing."""
         self._find_tags()
-        with closing(_at_once(self._merge, spool.chunks(), THREADS[connection.vendor])) as results:
+        chunks = spool.chunks() if connection.vendor == "postgresql" else self._pieces(spool.chunks())
+        with closing(_at_once(self._merge, chunks, THREADS[connection.vendor])) as results:
             for chunk, changes in results:
                 if changes is None:  # it is the first that needs tags and the event
                     self._prepare()
@@ -299,6 +302,18 @@ class _Run:
         if connection.vendor == "postgresql" and self.counts["new"] > 10_000 and not self.dry_run:
             with connection.cursor() as cursor:  # for whoever comes next, soon: a mailing, most likely
                 cursor.execute("ANALYZE subscriber, subscription, subscriber_tag")
+
+    def _pieces(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """The same in pieces that take about `SHORT` to write, by what the last one took."""
+        size = CHUNK // 2
+        for chunk in chunks:
+            start, repeated = 0, chunk.repeated
+            while start < len(chunk.people) or repeated:
+                self.last = 0.0
+                yield Chunk(people=chunk.people[start : start + size], repeated=repeated, done=chunk.done)
+                start, repeated = start + size, 0
+                if self.last:
+                    size = max(FEWEST, min(CHUNK, int(size * min(1.5, SHORT / self.last))))
 
     def _terms(self) -> Terms:
         return Terms(lists=self.lists, tags=self.tag_ids, update=self.update)
@@ -315,9 +330,9 @@ class _Run:
             if not self.prepared and changes.any_subscription:
                 return None
         for attempt in count(1):
-            begun = time.perf_counter()
             try:
                 with transaction.atomic(), connection.wrap_database_errors:
+                    begun = time.perf_counter()
                     changes = merging.compare(chunk.people, self._terms(), lock=True)
                     if changes.any_subscription and not self.prepared:
                         return None
@@ -328,7 +343,8 @@ class _Run:
                     raise
                 time.sleep(0.02 * attempt)
             else:
-                self.longest = max(self.longest, time.perf_counter() - begun)
+                self.last = time.perf_counter() - begun
+                self.longest = max(self.longest, self.last)
                 return changes
         raise AssertionError
 

@@ -19,7 +19,7 @@ from newsletter.web.archive_feeds import atom, json_feed, sitemap
 from newsletter.web.archive_pages import index_page, issue_page, private_page
 from newsletter.web.pages import NO_STORE, address, dead_link, language_of
 from newsletter.web.press import Page, Press
-from newsletter.web.shelf import FOREVER, SHELF, Ready, Shelf, Shelved
+from newsletter.web.shelf import FOREVER, SHELF, Ready, Shelf
 from newsletter.web.site import site
 
 
@@ -84,7 +84,8 @@ def private(request: HttpRequest, token: str) -> HttpResponse:
     shelf: Shelf = request.META[SHELF]
     tokens = {language: here.keyring.token("view", each) for language, each in sisters(id).items()}
     page = private_page(shelf.press, shelf.public(), edition, token, tokens)
-    return _as_response(request, Shelved(page).fitting({}))
+    headers = {**page.headers, "Cache-Control": page.cache, "Content-Type": page.media_type}
+    return _as_response(request, Ready(status="200 OK", headers=headers, body=page.body))
 
 
 @require_safe

@@ -42,7 +42,7 @@ def _answer(request: HttpRequest, token: str, act: Callable[[HttpRequest, leavin
         return _not_allowed(request)
     if request.method == "POST":
         # Before anything looks for a field: nothing that a body holds may keep anybody from leaving.
-        request.POST = _form(request)  # type: ignore[assignment]
+        request.POST = _form(request)  # type: ignore[assignment]  # the stubs have a private type for it
     link = leaving.find(site().keyring, token)
     if link is None:
         return dead_link(request)

@@ -151,6 +151,18 @@ class Shelf:
             shelved.used = now
         return shelved.fitting(environ)
 
+    def at_hand(self, path: str, environ: Mapping[str, Any]) -> Ready | None:
+        """The answer to a GET or HEAD, if it lies here and needs no look into the database: it takes microseconds."""
+        shelved = self._fixed.get(path) or self._shelved.get(path)
+        if shelved is None:
+            return None
+        if shelved.made_from is not None:
+            now = time.monotonic()
+            if shelved.made_from is not self._public or now >= self._look_at:
+                return None
+            shelved.used = now
+        return shelved.fitting(environ)
+
     def public(self) -> Public:
         """What is public, as it was two seconds ago or later. Raises Django's `Error` only where it never was known."""
         known = self._public

@@ -13,14 +13,13 @@ from urllib.parse import unquote
 
 import axe_playwright_python
 import pytest
-from lxml import etree, html
 
 from audience import edition
 from browser import Browser, find_chromium
 from issues_sent import rendered, send
 from newsletter.cli import run
 from newsletter.config import Config
-from pages import Pages
+from pages import Pages, parsed_html, parsed_xml
 
 OUT = Path("public")
 MANIFEST = OUT / ".newsletter-archive.json"
@@ -58,7 +57,7 @@ def test_every_link_from_file_to_file_leads_to_one(store: Config, monkeypatch: p
     assert run(["archive", "--out", str(OUT), "--base-url", "https://archive.example.org/old"]) == 0
     made, followed, outside = files(), 0, set()
     for name in (name for name in made if name.endswith(".html")):
-        document = html.document_fromstring(made[name].decode())
+        document = parsed_html(made[name].decode())
         for each in document.xpath("//@href | //@src"):
             if re.match(r"[a-z]+:", each):
                 outside.add(each)
@@ -80,7 +79,7 @@ def test_every_link_from_file_to_file_leads_to_one(store: Config, monkeypatch: p
     assert "https://news.example.org/me/?lang=en" in outside
     assert "https://archive.example.org/old/archive/en/2017-11-19/" in outside  # canonical
     assert not any(each.startswith("https://news.example.org/archive/") for each in outside)
-    feed = etree.fromstring(made["archive/en/feed.atom"])
+    feed = parsed_xml(made["archive/en/feed.atom"])
     assert all(
         each.startswith("https://archive.example.org/old/archive/")
         for each in feed.xpath("//a:entry/a:link/@href", namespaces={"a": "http://www.w3.org/2005/Atom"})
@@ -161,20 +160,20 @@ def test_a_manifest_removes_nothing_outside(store: Config) -> None:
 
 
 def test_a_run_that_was_broken_off_is_taken_up(store: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    from newsletter.build import write_file
     from newsletter.cli import archive
 
     send(store, made=rendered(store))
     left = iter(range(4))
-    really = archive.write_file
 
     def full(path: Path, content: bytes) -> None:
         if path.name != MANIFEST.name and next(left, None) is None:
             raise OSError(28, "No space left on device")
-        really(path, content)
+        write_file(path, content)
 
     monkeypatch.setattr(archive, "write_file", full)
     assert run(["archive", "--out", str(OUT)]) == 1
-    monkeypatch.setattr(archive, "write_file", really)
+    monkeypatch.setattr(archive, "write_file", write_file)
     assert run(["archive", "--out", str(OUT)]) == 0
     assert "archive/es/2017-11-19/index.html" in files()
     assert not any(each.startswith(".") and each != MANIFEST.name for each in files())

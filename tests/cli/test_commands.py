@@ -148,6 +148,7 @@ NEEDED = {
     "cancel": ("1",),
     "resolve": ("1", "--sent"),
     "backup": ("news.tar.gz",),
+    "archive": ("--out", "public"),
     "dkim": ("show",),
 }
 ELSEWHERE = ("init", "collect", "subscribers", "restore")  # with tests of their own, or at home in any folder
@@ -267,13 +268,13 @@ def test_what_is_never_read_is_told_and_so_is_what_concerns_the_whole_workspace(
     (desk / "issues" / "2017-11-26.yml").write_text("date: 2017-11-26\n", "utf-8")
     spoil(desk / "newsletter.yaml", "Peru Rights Weekly, 1 Example", "Street 5 # 10-20, 1 Example")
     spoil(desk / "templates" / "theme.yaml", 'ink: "#17202a"', 'ink: "#d0d0d0"')
-    spoil(desk / "templates" / "confirm.txt.j2", "{{ notice.heading|wrap }}", "{{ notice.headin }}")
+    spoil(desk / "templates" / "confirm.txt.j2", "{{ notice.button }}", "{{ notice.buton }}")
     said = say("check")
     assert said.code == 1
     assert "issues/2017-11-26.yml: warning: is never read [workspace.stray]" in said.out
     assert 'postal_address.en: "# 10-20, 1 Example Street, Exampletown" is a comment' in said.out
     assert "light.ink: a contrast of 1.5 on card" in said.out
-    assert "templates/confirm.txt.j2:1: error" in said.out
+    assert "templates/confirm.txt.j2:3: error" in said.out
 
 
 def test_new_goes_on_with_the_number_and_the_blocks_of_the_issue_before_it(say: Run, desk: Path) -> None:
@@ -523,7 +524,7 @@ def test_an_outbox_that_cannot_be_written_is_exit_code_3(say: Run, desk: Path) -
     (desk / "newsletter.yaml").write_text(
         (desk / "newsletter.yaml").read_text("utf-8") + "outbox: newsletter.yaml/outbox\n", "utf-8"
     )
-    said = say("demo")
+    said = say("send", "2017-11-19", "--test", "me@example.org")
     assert (said.code, "outbox" in said.err) == (3, True)
 
 

@@ -156,6 +156,12 @@ def test_pictures_stay_when_the_file_is_gone(store: Config) -> None:
     assert load_image("0" * 32 + ".png") is None
 
 
+def test_pictures_are_in_a_backup(store: Config) -> None:
+    from newsletter.store import schema
+
+    assert "image" in schema.our_tables()
+
+
 def test_a_picture_is_kept_once(store: Config) -> None:
     from newsletter.store import models
 

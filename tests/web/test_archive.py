@@ -17,13 +17,12 @@ import feedparser
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lxml import etree, html
 
 from audience import as_ways, edition
 from issues_sent import png, rendered, send
 from newsletter.config import Config
 from newsletter.providers.memory import Memory
-from pages import Answer, Pages
+from pages import Answer, Pages, parsed_html, parsed_xml
 
 HERE = "/archive/en/2017-11-19/"
 
@@ -54,7 +53,7 @@ def no_database() -> Iterator[None]:
 
 def dom(answer: Answer) -> Any:
     assert answer.status == 200
-    return html.document_fromstring(answer.text)
+    return parsed_html(answer.text)
 
 
 def hrefs(answer: Answer, path: str = "//a") -> list[str]:
@@ -294,6 +293,15 @@ def test_a_private_issue_opens_for_whoever_has_the_link_of_its_mail(store: Confi
     assert "2017-11-19" not in pages.get("/archive/en/").text + pages.get("/sitemap.xml").text
 
 
+def test_the_sample_of_a_private_issue_is_no_promise_of_a_public_page(store: Config) -> None:
+    from newsletter.build import sample_recipient
+
+    private = rendered(store, more="private: true\n")["en"]
+    assert sample_recipient(private, store).slots["VIEW_URL"].startswith("https://news.example.org/v/")
+    public = rendered(store)["en"]
+    assert sample_recipient(public, store).slots["VIEW_URL"] == f"https://news.example.org{HERE}"
+
+
 def test_a_link_to_what_is_public_or_never_was_is_dead_like_a_forged_one(store: Config) -> None:
     from newsletter.store.published import published
 
@@ -478,7 +486,7 @@ def test_atom_has_what_rfc_4287_asks_for(store: Config) -> None:
     send(store, made=rendered(store))
     answer = Pages(store).get("/archive/es/feed.atom")
     assert answer.headers["content-type"] == "application/atom+xml; charset=utf-8"
-    feed = etree.fromstring(answer.body)
+    feed = parsed_xml(answer.body)
     assert feed.tag == "{http://www.w3.org/2005/Atom}feed"
     for path in ("a:id", "a:title", "a:updated", "a:author/a:name", "a:link[@rel='self']"):
         assert len(feed.xpath(path, namespaces=ATOM)) == 1, path
@@ -564,7 +572,7 @@ def test_no_text_breaks_a_feed(store: Config, text: str) -> None:
     odd = replace(made, subject=text, html=f"<p>{text}</p>", imprint=replace(made.imprint, preheader=text))
     send(store, made={"en": odd})
     pages = Pages(store)
-    (entry,) = etree.fromstring(pages.get("/archive/en/feed.atom").body).xpath("a:entry", namespaces=ATOM)
+    (entry,) = parsed_xml(pages.get("/archive/en/feed.atom").body).xpath("a:entry", namespaces=ATOM)
     kept = re.sub("[\x07\x1b\ufffe\uffff]", "", text)
     assert entry.xpath("string(a:title)", namespaces=ATOM) == kept
     assert json.loads(pages.get("/archive/en/feed.json").body)["items"][0]["title"] == text
@@ -583,7 +591,7 @@ def test_the_sitemap_has_every_page_in_its_languages(store: Config) -> None:
     assert answer.headers["content-type"].startswith("application/xml")
     found = {
         url.xpath("string(s:loc)", namespaces=SITEMAP): url.xpath("x:link/@hreflang", namespaces=SITEMAP)
-        for url in etree.fromstring(answer.body).xpath("s:url", namespaces=SITEMAP)
+        for url in parsed_xml(answer.body).xpath("s:url", namespaces=SITEMAP)
     }
     base = "https://news.example.org/archive"
     assert {key: sorted(value) for key, value in found.items()} == {
@@ -593,7 +601,7 @@ def test_the_sitemap_has_every_page_in_its_languages(store: Config) -> None:
         f"{base}/en/2017-11-19/": ["en", "es"],
         f"{base}/es/2017-11-19/": ["en", "es"],
     }
-    assert len(etree.fromstring(answer.body).xpath("//s:lastmod", namespaces=SITEMAP)) == 3
+    assert len(parsed_xml(answer.body).xpath("//s:lastmod", namespaces=SITEMAP)) == 3
 
 
 def test_a_large_sitemap_is_in_parts(store: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,11 +609,11 @@ def test_a_large_sitemap_is_in_parts(store: Config, monkeypatch: pytest.MonkeyPa
     for day in range(1, 4):
         send(store, f"2017-11-{day:02}")
     pages = Pages(store)
-    top = etree.fromstring(pages.get("/sitemap.xml").body)
+    top = parsed_xml(pages.get("/sitemap.xml").body)
     assert top.tag.endswith("}sitemapindex")
     parts = [each.removeprefix("https://news.example.org") for each in top.xpath("//s:loc/text()", namespaces=SITEMAP)]
     assert parts == ["/sitemap-1.xml", "/sitemap-2.xml", "/sitemap-3.xml"]
-    found = [etree.fromstring(pages.get(part).body).xpath("//s:loc/text()", namespaces=SITEMAP) for part in parts]
+    found = [parsed_xml(pages.get(part).body).xpath("//s:loc/text()", namespaces=SITEMAP) for part in parts]
     assert [len(each) for each in found] == [3, 3, 2]
     assert len({address for each in found for address in each}) == 8
     assert pages.get("/sitemap-4.xml").status == 404
