@@ -1,6 +1,6 @@
 """What the pages stand: requests per second, and how long an answer takes while a mailing is sent and people imported.
 
-    PYTHONPATH=.:tests python benchmarks/pages.py [PEOPLE] [--database sqlite|postgresql] [--seconds N]
+    PYTHONPATH=.:tests python benchmarks/serving.py [PEOPLE] [--database sqlite|postgresql] [--seconds N]
         [--only NAME,…] [--threads N] [--keep FOLDER]
 
 A database of PEOPLE (default 1,000,000) who have all been sent an issue, two server processes as `newsletter serve`
