@@ -141,6 +141,8 @@ def test_a_full_disk_loses_nobody_and_doubles_nobody(store: Config, room: int) -
         rig.start_workers()
         rig.wait_for_share(0.3)
         workers = rig.awake()
+        # On a loaded machine one may still be starting: that would end with an error, as it should.
+        rig.wait_for("every worker at work", lambda: all("ready" in each.log.read_text() for each in workers))
         for worker in workers:
             resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
         time.sleep(1.0)
