@@ -177,17 +177,18 @@ def keys_of(config: Config, address: str, *, lists: tuple[str, ...] = ("weekly",
     "confirm" is of somebody else's sign-up for the address, which waits; "address" of a move to new.<address>.
     """
     from newsletter.store.keys import keyring
-    from newsletter.store.models import Delivery, Mailing, Wish
+    from newsletter.store.models import Delivery, List, Mailing, Subscriber, Wish
     from newsletter.store.subscribers import add
     from newsletter.store.wishes import ask
 
     for list in lists:
-        person = add(config, address, list=list, consent="signed the sheet", name="Ana", language="en").subscriber
+        add(config, address, list=list, consent="signed the sheet", name="Ana", language="en")
+    person = Subscriber.objects.get(address=address)
     now = datetime.now(UTC)
     mailing, _ = Mailing.objects.get_or_create(
         kind="issue",
         state="finished",
-        defaults={"provider": "outbox", "created_at": now, "watched_at": now, "list": _list(lists[0])},
+        defaults={"provider": "outbox", "created_at": now, "watched_at": now, "list": List.objects.get(name=lists[0])},
     )
     delivery = Delivery.objects.create(
         mailing=mailing,
@@ -220,9 +221,3 @@ def keys_of(config: Config, address: str, *, lists: tuple[str, ...] = ("weekly",
         Wish.objects.filter(pk=asked.wish).update(state="mailed", mailed_at=time.time() - 60)
         tokens[purpose] = keys.token(purpose, asked.wish)
     return tokens
-
-
-def _list(name: str) -> object:
-    from newsletter.store.models import List
-
-    return List.objects.get(name=name)

@@ -12,7 +12,6 @@ import pytest
 from browser import find_chromium
 from members import ISSUE, write_issue
 from newsletter.config import load_config
-from visitor import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -47,6 +46,8 @@ def browser() -> Iterator[Browser]:
     if find_chromium() is None:
         assert os.environ.get("CI") != "true", "Chromium is needed here: apt-get install chromium"
         pytest.skip("needs Chromium: apt-get install chromium")
+    from visitor import chromium  # here: every test run loads this module, and few need Playwright
+
     with chromium() as browser:
         yield browser
 

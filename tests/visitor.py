@@ -40,10 +40,8 @@ Way = Literal["mouse", "keyboard"]
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium. Raises LookupError when there is none."""
+    """The system's Chromium, which must be there (`find_chromium`)."""
     path = find_chromium()
-    if path is None:
-        raise LookupError("no Chromium on this machine: apt-get install chromium")
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS])

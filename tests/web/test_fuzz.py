@@ -28,7 +28,8 @@ from pages import Answer, Pages
 from web_server import PATIENCE, Served, served
 
 DESCRIPTION = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text("utf-8"))
-OPERATIONS = [each.ok() for each in schemathesis.openapi.from_dict(DESCRIPTION).get_all_operations()]
+FOUND: Any = schemathesis.openapi.from_dict(DESCRIPTION).get_all_operations()
+OPERATIONS = [each.ok() for each in FOUND]
 ANA = "ana@example.org"
 FORM = "application/x-www-form-urlencoded"
 

@@ -198,7 +198,7 @@ class World:
     def path(self, row: Row, token: str) -> str:
         return row.path.format(token, mail=self.mail)
 
-    def ask(self, method: str, path: str, form: Mapping[str, str] | None = None, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, form: Mapping[str, str] | None = None, /, **headers: str) -> Answer:
         stamp = self.pages.site.keyring.token("form", _a_minute_ago())
         filled = {name: stamp if value == "{form}" else value for name, value in (form or {}).items()}
         answer = (
@@ -301,7 +301,7 @@ def test_a_row_of_the_table(world: World, row: Row) -> None:
     for method in ("GET", "HEAD"):
         for path in none:
             for headers in ({}, STAFF):  # the stranger, and staff
-                assert world.ask(method, path, **headers).status == (row.get[0] if row.get else 405)
+                assert world.ask(method, path, None, **headers).status == (row.get[0] if row.get else 405)
         for path in (hers, his):  # the member, and the other member
             assert world.ask(method, path).status == (row.get[1] if row.get else 405)
     # Every other method is refused.
