@@ -64,6 +64,9 @@ bench: $(VENV)/dev.stamp
 	PYTHONPATH=.:tests $(BIN)/python benchmarks/anymail_provider.py
 	PYTHONPATH=. $(BIN)/python benchmarks/fleet.py
 	PYTHONPATH=.:tests $(BIN)/python benchmarks/planning.py
+	PYTHONPATH=. $(BIN)/python benchmarks/answering.py
+	PYTHONPATH=.:tests $(BIN)/python benchmarks/serving.py
+	PYTHONPATH=.:tests $(BIN)/python benchmarks/serving.py --database postgresql
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/runtime.lock

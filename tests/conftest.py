@@ -13,6 +13,9 @@ from hypothesis import settings
 from databases import PostgreSQL
 from newsletter.config import ENVIRONMENT, Config, load_config
 from newsletter.settings import configure
+from served_workspace import browser, make_workspace
+
+__all__ = ["browser", "make_workspace"]  # fixtures of the tests with a browser
 
 settings.register_profile("newsletter", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("newsletter")

@@ -67,7 +67,7 @@ class Pages:
             "SERVER_PORT": "443",
             "SERVER_PROTOCOL": "HTTP/1.1",
             "REMOTE_ADDR": headers.pop("remote_addr", "127.0.0.1"),
-            "CONTENT_LENGTH": str(len(body)),
+            "CONTENT_LENGTH": headers.pop("content_length", str(len(body))),
             "CONTENT_TYPE": content_type,
             "HTTP_HOST": headers.pop("host", "news.example.org"),
             "wsgi.version": (1, 0),

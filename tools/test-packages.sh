@@ -9,6 +9,10 @@ command -v chromium >/dev/null 2>&1 || missing="chromium"
 set -- /usr/lib/postgresql/*/bin/initdb
 command -v initdb >/dev/null 2>&1 || [ -x "$1" ] || missing="$missing postgresql"
 command -v smtp-sink >/dev/null 2>&1 || [ -x /usr/sbin/smtp-sink ] || missing="$missing postfix" # for smtp-sink alone
+# What reads the examples of docs/deploy.md.
+command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+command -v caddy >/dev/null 2>&1 || missing="$missing caddy"
+command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
 [ -n "$missing" ] || exit 0
 missing="${missing# }"
 
@@ -33,8 +37,14 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections
     ;;
   esac
-  # shellcheck disable=SC2086
-  apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends $missing >/dev/null && exit 0
+  apt-get update -qq >/dev/null
+  # One by one: a release that lacks one of them gets the others all the same.
+  rest=""
+  for package in $missing; do
+    apt-get install -y -qq --no-install-recommends "$package" >/dev/null || rest="$rest $package"
+  done
+  missing="${rest# }"
+  [ -n "$missing" ] || exit 0
 fi
 echo "missing for the tests: $missing (on Debian and Ubuntu: sudo apt install --no-install-recommends $missing)"
 [ "${CI:-}" != true ] || exit 1

@@ -14,8 +14,12 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from django.core.handlers.wsgi import WSGIHandler
+from django.core.exceptions import BadRequest, SuspiciousOperation
+from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.db import Error, close_old_connections, connection
+from django.http import UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.utils.http import parse_header_parameters
 from whitenoise import WhiteNoise
 
 from newsletter.store.schema import database_down
@@ -57,7 +61,7 @@ class Door:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._behind = _static_files(WSGIHandler())
+        self._behind = _static_files(_Django())
         self._shelf = shelf.Shelf(site)
         self._trusted = [ip_network(each) for each in site.config.web.proxies]
         self._guards = {**GUARDS, "Cache-Control": "no-store"}
@@ -152,6 +156,25 @@ class Door:
         }
         start_response(status, [*self._guarded(headers), *headers.items()])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+class _Request(WSGIRequest):
+    """A request whose form is in UTF-8, as our pages are, whatever it says of itself, and without a field where it
+    cannot be read: then the page says what is missing, in the visitor's language."""
+
+    def _set_content_type_params(self, meta: Mapping[str, Any]) -> None:
+        # Without Django's regard for a charset: with idna the form, and the query too, would be a fault.
+        self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+
+    def _load_post_and_files(self) -> None:
+        try:
+            super()._load_post_and_files()
+        except (BadRequest, SuspiciousOperation, MultiPartParserError, UnreadablePostError, ValueError):
+            self._mark_post_parse_error()  # type: ignore[attr-defined] # Django's: an empty form
+
+
+class _Django(WSGIHandler):
+    request_class = _Request
 
 
 def _static_files(application: Application) -> Application:
