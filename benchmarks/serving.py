@@ -1,12 +1,7 @@
 """What the pages stand: requests per second, and how long an answer takes while a mailing is sent and people imported.
 
-<<<<<<< HEAD:benchmarks/serving.py
     PYTHONPATH=.:tests python benchmarks/serving.py [PEOPLE] [--database sqlite|postgresql] [--beside N] [--seconds N]
         [--only full,half,busy,mix,first] [--kinds one-click,sign-up,archive] [--threads N] [--keep FOLDER]
-=======
-    PYTHONPATH=.:tests python benchmarks/serving.py [PEOPLE] [--database sqlite|postgresql] [--seconds N]
-        [--only NAME,…] [--threads N] [--keep FOLDER]
->>>>>>> main:benchmarks/serving.py
 
 A database of PEOPLE (default 1,000,000) who have all been sent an issue, two server processes as `newsletter serve`
 starts them, and a client on the same machine that costs them some of its time. It prints, for each kind of request:
