@@ -1,7 +1,7 @@
 """What the pages stand: requests per second, and how long an answer takes while a mailing is sent and people imported.
 
-    PYTHONPATH=.:tests python benchmarks/serving.py [PEOPLE] [--database sqlite|postgresql] [--seconds N]
-        [--only NAME,…] [--threads N] [--keep FOLDER]
+    PYTHONPATH=.:tests python benchmarks/serving.py [PEOPLE] [--database sqlite|postgresql] [--beside N] [--seconds N]
+        [--only full,half,busy,mix,first] [--kinds one-click,sign-up,archive] [--threads N] [--keep FOLDER]
 
 A database of PEOPLE (default 1,000,000) who have all been sent an issue, two server processes as `newsletter serve`
 starts them, and a client on the same machine that costs them some of its time. It prints, for each kind of request:
@@ -9,9 +9,12 @@ starts them, and a client on the same machine that costs them some of its time. 
 - full: requests per second of 64 connections that ask again as soon as they are answered, µs of CPU of
   the servers per request, and how long answers took (half of them, 99 of 100, the slowest);
 - half: as many requests per second as half the aim, sent at their times whether or not earlier ones are answered, and
-  measured from the time at which they were due: alone, and while `newsletter worker` sends 100,000 messages over SMTP
-  and `newsletter subscribers import` reads 100,000 rows, in a row of pages of one kind and of all kinds at once;
-- the time to the first octet of every kind of page, warm, one after the other, and the peak memory of each process.
+  measured from the time at which they were due: alone (half), and while `newsletter worker` sends 100,000 messages over
+  SMTP and `newsletter subscribers import` reads 100,000 rows, one kind after the other (busy) and all at once (mix);
+- first: the time to the first octet of every kind of page, warm, one after the other.
+
+At the end: CPU and peak memory of each server process, and how long a file waits for the disk, which other programs
+that write make longer.
 
 `--keep` leaves the database in a folder, or takes it from there (SQLite only). PostgreSQL is started with fsync on.
 """
@@ -374,17 +377,18 @@ def _for(seconds: float) -> Callable[[float], bool]:
 
 
 def _first_octet(place: tuple[str, int], path: str) -> tuple[float, bytes]:
-    """The best of a few times until the answer begins, on a connection that is there, and its status."""
+    """How long it takes until an answer begins, half of the time, on a connection that is there; and its status."""
     connection = _Connection(place)
-    took = []
+    took, status = [], b""
     for _ in range(20):
         connection.ask(_get(path), time.perf_counter())
-        status = connection.read()
+        part = connection.read()
         took.append(time.perf_counter() - connection.due)
-        while status is None:
-            status = connection.read()
+        while part is None:
+            part = connection.read()
+        status = part
     connection.socket.close()
-    return sorted(took[4:])[len(took[4:]) // 2], status
+    return sorted(took[4:])[8], status
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -473,10 +477,11 @@ def _busy(root: Path, place: tuple[str, int], kinds: Kinds, beside: int) -> None
         rows = csv.writer(file)
         rows.writerow(["email", "name", "language", "tags"])
         rows.writerows([f"{people.stem}.{n}@example.com", f"Reader {n}", "en", "member"] for n in range(beside))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = {**os.environ, "NO_COLOR": "1"}
     spans: dict[str, list[float]] = {}
-    worker = subprocess.Popen([*_newsletter(root), "worker"], env=environment, **quiet)
+    worker = subprocess.Popen(
+        [*_newsletter(root), "worker"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     importing: subprocess.Popen[bytes] | None = None
     looks = 0.0
 
@@ -542,7 +547,7 @@ def _kinds_of_pages(config: Config, page: str, archive: str, delivery: int) -> l
     leaving, preferences = (ring.token(purpose, delivery) for purpose in ("unsubscribe", "preferences"))
     forged = f"/u/{leaving[:-8]}aaaaaaaa"
     paths = ["/signup/?lang=es", f"/u/{leaving}", f"/p/{preferences}", "/me/", archive, "/archive/en/", forged]
-    return [*paths, "/archive/en/feed.xml", "/sitemap.xml", *re.findall(r'href="([^"]+\.css)"', page), "/health"]
+    return [*paths, "/archive/en/feed.atom", "/sitemap.xml", *re.findall(r'href="([^"]+\.css)"', page), "/health"]
 
 
 def _endless(request: bytes) -> Requests:

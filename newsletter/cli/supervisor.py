@@ -145,7 +145,7 @@ class _Server(MPServer):
 
 def _one_each(listening: socket.socket, processes: int) -> list[socket.socket]:
     """A socket for each server process, at the same port: the system deals out connections evenly. From one socket that
-    all of them ask, whoever is awake takes nearly everything: of 64 connections 50, in a measurement."""
+    all of them ask, whoever is awake takes most: one of two processes had three quarters of the work, as measured."""
     if sys.platform != "linux":
         return [listening] * processes
     every = [listening]
