@@ -127,7 +127,7 @@ class _Writers:
                 calling.alone = True
                 if not isinstance(error, Exception):
                     raise
-            elif committing and (isinstance(error, IntegrityError) or _deadlock(error)):
+            elif committing and (isinstance(error, IntegrityError) or deadlock(error)):
                 for each in batch:  # a constraint that is checked at the end: nobody knows whose
                     each.bound, each.alone = False, True
             else:
@@ -166,17 +166,17 @@ def _by_itself(act: Callable[[], Result]) -> Result:
             with transaction.atomic():
                 return act()
         except OperationalError as error:
-            if not (_deadlock(error) and tries_left):
+            if not (deadlock(error) and tries_left):
                 raise
     raise AssertionError
 
 
 def _of_the_database(error: BaseException) -> bool:
     """Whether the next act would meet it too."""
-    return isinstance(error, OperationalError | InterfaceError) and not _deadlock(error)
+    return isinstance(error, OperationalError | InterfaceError) and not deadlock(error)
 
 
-def _deadlock(error: BaseException) -> bool:
+def deadlock(error: BaseException) -> bool:
     """PostgreSQL ended this transaction in favour of another (40P01 deadlock_detected, 40001 serialization_failure)."""
     return getattr(error.__cause__, "sqlstate", None) in ("40P01", "40001")
 
