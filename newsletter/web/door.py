@@ -173,11 +173,12 @@ def network_of(environ: Mapping[str, Any], trusted: Iterable[IPv4Network | IPv6N
     """The network that a visitor comes from, an IPv4 /24 or an IPv6 /48, "" where it is not known. The address itself
     goes no further than this.
 
-    A trusted proxy's X-Forwarded-For is read from its end, past further trusted proxies.
+    A trusted proxy's X-Forwarded-For is read from its end, past further trusted proxies. Of a long one the end counts:
+    its beginning is the visitor's own words.
     """
     trusted = list(trusted)
     hops = [environ.get("REMOTE_ADDR", "")]
-    hops += [hop.strip() for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "")[:1000].split(","))]
+    hops += [hop.strip() for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "")[-1000:].split(","))]
     visitor = None
     for hop in hops:
         try:

@@ -111,6 +111,7 @@ def test_the_network_of_a_visitor_is_what_a_trusted_proxy_says_and_no_more() -> 
     assert Hops("127.0.0.1", "198.51.100.1").network() == "198.51.100.0/24"
     assert Hops("127.0.0.1", "10.9.9.9, 198.51.100.1").network() == "198.51.100.0/24"
     assert Hops("10.0.0.1", "198.51.100.1, 10.0.0.2").network(("10.0.0.0/8",)) == "198.51.100.0/24"
+    assert Hops("127.0.0.1", "10.9.9.9, " * 500 + "198.51.100.1").network() == "198.51.100.0/24"
     assert Hops("127.0.0.1", "2001:db8:1:2::3").network() == "2001:db8:1::/48"
     assert Hops("::ffff:192.0.2.77", "").network() == "192.0.2.0/24"
     assert Hops("127.0.0.1", "nonsense").network() == "127.0.0.0/24"
