@@ -195,9 +195,10 @@ def network_of(environ: Mapping[str, Any], trusted: Iterable[IPv4Network | IPv6N
     return str(ip_network((visitor, 24 if visitor.version == 4 else 48), strict=False))
 
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9]{1,16}|[^/]{40,}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9]{1,16}|[^/]{40,}|[^/]*@[^/]*")
+_UNSHOWN = re.compile(r"[^\x21-\x7e…]")
 
 
 def route_of(path: str) -> str:
-    """A path as logs may keep it: without the tokens in it."""
-    return _TOKEN.sub("…", path)[:200]
+    """A path as logs may keep it: without tokens and addresses in it, and on one line."""
+    return _UNSHOWN.sub("?", _TOKEN.sub("…", path))[:200]
