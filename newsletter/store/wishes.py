@@ -201,6 +201,7 @@ def mailbox_key(config: Config, address: str) -> bytes:
     """
     local, _, domain = normalised(address).rpartition("@")
     local = local.partition("+")[0].replace(".", "") or local
+    domain = "gmail.com" if domain == "googlemail.com" else domain  # the same mailboxes under two names
     return hmac.digest(config.pepper.encode(), f"mailbox\0{local}@{domain}".encode(), "sha256")[:KEY_LENGTH]
 
 

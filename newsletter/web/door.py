@@ -196,11 +196,12 @@ def network_of(environ: Mapping[str, Any], trusted: Iterable[IPv4Network | IPv6N
     """The network that a visitor comes from, an IPv4 /24 or an IPv6 /48, "" where it is not known. The address itself
     goes no further than this.
 
-    A trusted proxy's X-Forwarded-For is read from its end, past further trusted proxies.
+    A trusted proxy's X-Forwarded-For is read from its end, past further trusted proxies. Of a long one the end counts:
+    its beginning is the visitor's own words.
     """
     trusted = list(trusted)
     hops = [environ.get("REMOTE_ADDR", "")]
-    hops += [hop.strip() for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "")[:1000].split(","))]
+    hops += [hop.strip() for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "")[-1000:].split(","))]
     visitor = None
     for hop in hops:
         try:
@@ -217,9 +218,10 @@ def network_of(environ: Mapping[str, Any], trusted: Iterable[IPv4Network | IPv6N
     return str(ip_network((visitor, 24 if visitor.version == 4 else 48), strict=False))
 
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9]{1,16}|[^/]{40,}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9]{1,16}|[^/]{40,}|[^/]*@[^/]*")
+_UNSHOWN = re.compile(r"[^\x21-\x7e…]")
 
 
 def route_of(path: str) -> str:
-    """A path as logs may keep it: without the tokens in it."""
-    return _TOKEN.sub("…", path)[:200]
+    """A path as logs may keep it: without tokens and addresses in it, and on one line."""
+    return _UNSHOWN.sub("?", _TOKEN.sub("…", path))[:200]

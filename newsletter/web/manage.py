@@ -32,7 +32,7 @@ from newsletter.web.door import NETWORK
 from newsletter.web.pages import NO_STORE, address, dead_link, language_of, message, page
 from newsletter.web.preferences import show_preferences, too_much
 from newsletter.web.proof import challenge, proven
-from newsletter.web.signup import FASTEST, LONGEST_ADDRESS, SLOWEST, script_version
+from newsletter.web.signup import FASTEST, LONGEST_ADDRESS, SLOWEST, made_at, script_version
 from newsletter.web.site import site
 from newsletter.web.words import words_for
 
@@ -270,7 +270,7 @@ def me(request: HttpRequest) -> HttpResponse:
     if given.get("website"):  # nobody sees that field
         return _link_sent(request, language)
     typed = given.get("email", "").strip()
-    made = site().keyring.read(given.get("time", ""), "form")
+    made = made_at(request)
     try:
         address_key(site().config, typed)
     except AddressError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from django.http import HttpRequest, HttpResponse
 from markupsafe import Markup
@@ -52,7 +52,7 @@ def page(
     """
     here = site()
     words = words_for(language)
-    path = request.path_info
+    path = _own_path(request)
     body = here.pages.get_template(template).render(
         **context,
         words=words,
@@ -73,6 +73,12 @@ def page(
     response.headers["Content-Language"] = words.language
     response.headers.setdefault("Cache-Control", NO_STORE)
     return response
+
+
+def _own_path(request: HttpRequest) -> str:
+    """The path that was asked for, as a link may have it: a browser takes `//name/` and `/\\name/` for another host's
+    page, and a decoded `?` for the beginning of a query."""
+    return "/" + quote(request.path_info.lstrip("/\\"))
 
 
 def message(

@@ -68,7 +68,7 @@ def _posted(request: HttpRequest, language: str) -> HttpResponse:
     lists = _offered(given.getlist("list"))
     if given.get("website"):  # nobody sees that field
         return _done(request, language, lists)
-    made = site().keyring.read(given.get("time", ""), "form")
+    made = made_at(request)
     form = Form(
         # Cut a little above what is refused, so that what is shown again cannot grow without end.
         email=given.get("email", "").strip()[: LONGEST_ADDRESS + 50],
@@ -106,6 +106,17 @@ def _posted(request: HttpRequest, language: str) -> HttpResponse:
     if asked.pressure == "shut":
         return _shut(request, language, network, now)
     return _done(request, language, lists)
+
+
+def made_at(request: HttpRequest) -> int | None:
+    """When the form of ours was made that was sent, in Unix seconds; None for a form of another site.
+
+    Anybody can take a signed time from our page into theirs, and have each of their visitors send somebody's address
+    from a network of its own. Browsers say where a form came from (Fetch Metadata, Sec-Fetch-Site).
+    """
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return None
+    return site().keyring.read(request.POST.get("time", ""), "form")
 
 
 def _wrong(form: Form, words: Words) -> dict[str, str]:

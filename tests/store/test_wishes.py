@@ -217,6 +217,13 @@ def test_dots_and_what_follows_a_plus_make_no_other_mailbox(store: Config, one: 
     assert len(keys[0]) == 16
 
 
+def test_a_mailbox_with_two_names_counts_as_one(store: Config) -> None:
+    from newsletter.store.wishes import mailbox_key
+
+    assert mailbox_key(store, "a.na@GoogleMail.com") == mailbox_key(store, "ana+x@gmail.com")
+    assert mailbox_key(store, "ana@googlemail.example") != mailbox_key(store, "ana@gmail.example")
+
+
 # --- granting ---------------------------------------------------------------------------------------------------------
 
 

@@ -111,10 +111,28 @@ def test_the_network_of_a_visitor_is_what_a_trusted_proxy_says_and_no_more() -> 
     assert Hops("127.0.0.1", "198.51.100.1").network() == "198.51.100.0/24"
     assert Hops("127.0.0.1", "10.9.9.9, 198.51.100.1").network() == "198.51.100.0/24"
     assert Hops("10.0.0.1", "198.51.100.1, 10.0.0.2").network(("10.0.0.0/8",)) == "198.51.100.0/24"
+    assert Hops("127.0.0.1", "10.9.9.9, " * 500 + "198.51.100.1").network() == "198.51.100.0/24"
     assert Hops("127.0.0.1", "2001:db8:1:2::3").network() == "2001:db8:1::/48"
     assert Hops("::ffff:192.0.2.77", "").network() == "192.0.2.0/24"
     assert Hops("127.0.0.1", "nonsense").network() == "127.0.0.0/24"
     assert Hops("", "").network() == ""
+
+
+@pytest.mark.parametrize("path", ["//evil.example/x", "/%5Cevil.example/x", "/%5C/evil.example/x", "///evil.example/x"])
+def test_no_page_links_to_a_host_that_the_path_names(store: Config, path: str) -> None:
+    answer = Pages(store).get(path)
+    assert answer.status == 404
+    assert 'href="/evil.example/x?lang=es"' in answer.text
+    assert all(each[:1] not in "/\\" for each in answer.text.split('href="/')[1:])
+
+
+@pytest.mark.usefixtures("empty_sqlite")  # configures Django
+def test_a_path_in_a_log_is_one_line_without_token_and_address() -> None:
+    from newsletter.web.door import route_of
+
+    assert route_of("/signup/ana@example.org/x") == "/signup/…/x"
+    assert route_of("/a\r\nERROR all is lost\x1b[2J\x9b") == "/a??ERROR?all?is?lost?[2J?"
+    assert route_of(f"/c/{'A' * 22}.k1") == "/c/…"
 
 
 def test_a_header_with_an_underscore_does_not_pass_for_one_with_a_hyphen(store: Config) -> None:

@@ -210,6 +210,16 @@ def test_a_form_of_another_site_changes_nothing_and_is_shown_filled_in(pages: Pa
     assert [wish.how for wish in wishes()] == ["form"]
 
 
+@pytest.mark.parametrize("path", ["/signup/?lang=en", "/me/?lang=en"])
+def test_another_site_cannot_use_a_time_that_it_took_from_our_page(pages: Pages, path: str) -> None:
+    form = {"email": "ana@example.org", "list": "weekly", "language": "en", "time": signed(pages)}
+    assert "One more click" in pages.post(path, form, sec_fetch_site="cross-site").text
+    assert wishes() == []
+    for own in ("same-origin", "none"):
+        assert "One more click" not in pages.post(path, form, sec_fetch_site=own).text
+    assert len(wishes()) == 2
+
+
 def test_the_snippet_posts_what_the_page_understands(pages: Pages) -> None:
     from newsletter.cli.embed import snippet
 
