@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.sync_api import expect
 
 from visitor import Visitor, newsletter, rows, until, visiting
 from web_server import Served, served
@@ -184,7 +185,7 @@ def test_under_pressure_a_browser_that_does_the_sum_is_answered_at_once_and_one_
             quick.go("/signup/?lang=en")
             quick.write("Your email address", "quick@example.org")
             quick.tick("Weekly summary")
-            quick.page.wait_for_function("document.querySelector('[name=proof]').value !== ''")
+            expect(quick.page.locator("[name=proof]")).not_to_have_value("")
             quick.takes(3)
             quick.press("Sign up")
             quick.sees("Look into your mailbox")
