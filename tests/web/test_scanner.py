@@ -18,7 +18,7 @@ from pages import Answer, Pages
 from rows import all_rows, changed
 
 ANA, NEW = "ana.quispe@example.org", "ana@new.example.org"
-KINDS = ("confirm", "welcome", "issue", "known", "link", "address")
+KINDS = ("confirm", "welcome", "issue", "private", "known", "link", "address")
 
 SCANNERS: Mapping[str, Mapping[str, str]] = {
     "plain": {},
@@ -94,6 +94,7 @@ def test_a_member_got_every_kind_of_mail_with_links_to_these_pages(pages: Pages,
     purposes = {kind: {path.split("/")[1] for path in ours(pages, mail.links)} for kind, mail in mails.items()}
     assert "c" in purposes["confirm"]
     assert purposes["issue"] >= {"u", "p", "archive", "images"}
+    assert purposes["private"] >= {"u", "p", "v", "images"}
     assert purposes["welcome"] >= {"u", "p", "archive"}
     assert "m" in purposes["link"]
     assert "a" in purposes["address"]
