@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
@@ -137,9 +138,15 @@ def test_scanners_that_open_all_links_at_the_same_moment_change_nothing_and_the_
         method, path, headers = request
         return pages.ask(method, path, b"", "", **headers).status
 
+    every_thread = threading.Barrier(8, timeout=60)
+
+    def close(_: int) -> None:
+        every_thread.wait()
+        connections.close_all()
+
     with ThreadPoolExecutor(8) as threads:
         statuses = set(threads.map(ask, requests))
-        list(threads.map(lambda _: connections.close_all(), range(8)))
+        list(threads.map(close, range(8)))
     assert all(status < 500 for status in statuses)
     assert changed(before, all_rows()) == {}
 
