@@ -19,7 +19,7 @@ from newsletter.links import PATHS
 from newsletter.rendering.render import sample_root
 from pages import Pages
 
-ISSUE = "2017-11-19"
+ISSUE, PRIVATE = "2017-11-19", "2017-11-26"
 ISSUE_TEXT = """\
 date: 2017-11-19
 subject: {en: Peru this week, es: Perú esta semana}
@@ -33,14 +33,14 @@ stories:
 """
 
 
-def write_issue(config: Config, name: str = ISSUE) -> None:
-    """An issue with one story and one picture."""
+def write_issue(config: Config, name: str = ISSUE, *, more: str = "") -> None:
+    """An issue with one story and one picture; `more` are further lines of it."""
     pictures = sample_root() / "issues" / "images"
     picture = next(path for path in sorted(pictures.iterdir()) if path.suffix in (".png", ".jpg"))
     (config.issues / "images").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(picture, config.issues / "images" / picture.name)
     text = ISSUE_TEXT.replace("PICTURE", picture.name).replace(ISSUE, name)
-    (config.issues / f"{name}.yaml").write_text(text, "utf-8")
+    (config.issues / f"{name}.yaml").write_text(text + more, "utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +110,13 @@ def work(config: Config) -> None:
     assert time.monotonic() < ends, "the worker did not come to an end"
 
 
-def send_issue(config: Config, name: str = ISSUE, *, list: str = "weekly") -> None:
-    """The issue is sent to the list, as `newsletter send` does it."""
+def send_issue(config: Config, name: str = ISSUE, *, list: str = "weekly", more: str = "") -> None:
+    """An issue is written and sent to the list, as `newsletter send` does it."""
     from newsletter.checks import check_issue
     from newsletter.store import mailings
     from newsletter.store.lists import list_id
 
-    write_issue(config, name)
+    write_issue(config, name, more=more)
     checked = check_issue(config.issues / f"{name}.yaml", config)
     assert checked.ok, checked.findings
     mailings.open_mailing(
@@ -153,10 +153,12 @@ def becomes_member(pages: Pages, address: str, *lists: str, language: str = "en"
 
 
 def every_mail(pages: Pages, address: str, new_address: str) -> Mapping[str, Received]:
-    """A member who has got every kind of mail that there is, by kind: the issue under "issue"."""
+    """A member who has got every kind of mail that there is, by kind: the issue under "issue", one that is not public
+    under "private"."""
     config = pages.site.config
     becomes_member(pages, address, "weekly", name="Ana")
     send_issue(config)
+    send_issue(config, PRIVATE, more="private: true\n")
     sign_up(pages, address, "weekly")  # once more, which is answered by another mail
     form = {"email": address, "time": pages.site.keyring.token("form", int(time.time()) - 60)}
     assert pages.post("/me/?lang=en", form).status == 200
@@ -165,7 +167,8 @@ def every_mail(pages: Pages, address: str, new_address: str) -> Mapping[str, Rec
     assert pages.post(f"/m/{link}/address", {"new_address": new_address}).status == 200
     work(config)
     mails = {mail.kind: mail for mail in received(config) if address in mail.to or new_address in mail.to}
-    return {("issue" if kind == ISSUE else kind): mail for kind, mail in mails.items()}
+    names = {ISSUE: "issue", PRIVATE: "private"}
+    return {names.get(kind, kind): mail for kind, mail in mails.items()}
 
 
 # --- without the worker -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a member does, in a real browser, on the real server, with mail that is read in the local inbox: with the mouse,
+"""What a member does, in a real browser, on the real server, with mail that is read in the local inbox: on a phone,
 without scripts, and by the keyboard alone. Each visitor also looks out for cookies, errors on the console, breaches of
 the policy and requests that leave this machine (visitor.py)."""
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.sync_api import expect
 
 from visitor import Visitor, newsletter, rows, until, visiting
 from web_server import Served, served
@@ -59,13 +60,15 @@ def fill_in(visitor: Visitor, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scripts", "way"), [(True, "mouse"), (False, "mouse"), (True, "keyboard")], ids=["mouse", "no-scripts", "keyboard"]
+    ("scripts", "way", "width"),
+    [(True, "mouse", 360), (False, "mouse", 1200), (True, "keyboard", 1200)],
+    ids=["phone", "no-scripts", "keyboard"],
 )
 def test_from_signing_up_to_an_issue_in_spanish(
-    browser: Browser, root: Path, server: Served, scripts: bool, way: Any
+    browser: Browser, root: Path, server: Served, scripts: bool, way: Any, width: int
 ) -> None:
     address = f"ana.{way}.{scripts}@example.org".lower()
-    with visiting(browser, server.url, scripts=scripts, way=way) as ana:
+    with visiting(browser, server.url, scripts=scripts, way=way, width=width) as ana:
         fill_in(ana, address)
         ana.follow(ana.mail(address, CONFIRM), "c")
         ana.sees("One click, and you are in")
@@ -184,7 +187,7 @@ def test_under_pressure_a_browser_that_does_the_sum_is_answered_at_once_and_one_
             quick.go("/signup/?lang=en")
             quick.write("Your email address", "quick@example.org")
             quick.tick("Weekly summary")
-            quick.page.wait_for_function("document.querySelector('[name=proof]').value !== ''")
+            expect(quick.page.locator("[name=proof]")).not_to_have_value("")
             quick.takes(3)
             quick.press("Sign up")
             quick.sees("Look into your mailbox")

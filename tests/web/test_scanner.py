@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
@@ -18,7 +19,7 @@ from pages import Answer, Pages
 from rows import all_rows, changed
 
 ANA, NEW = "ana.quispe@example.org", "ana@new.example.org"
-KINDS = ("confirm", "welcome", "issue", "known", "link", "address")
+KINDS = ("confirm", "welcome", "issue", "private", "known", "link", "address")
 
 SCANNERS: Mapping[str, Mapping[str, str]] = {
     "plain": {},
@@ -94,6 +95,7 @@ def test_a_member_got_every_kind_of_mail_with_links_to_these_pages(pages: Pages,
     purposes = {kind: {path.split("/")[1] for path in ours(pages, mail.links)} for kind, mail in mails.items()}
     assert "c" in purposes["confirm"]
     assert purposes["issue"] >= {"u", "p", "archive", "images"}
+    assert purposes["private"] >= {"u", "p", "v", "images"}
     assert purposes["welcome"] >= {"u", "p", "archive"}
     assert "m" in purposes["link"]
     assert "a" in purposes["address"]
@@ -136,9 +138,15 @@ def test_scanners_that_open_all_links_at_the_same_moment_change_nothing_and_the_
         method, path, headers = request
         return pages.ask(method, path, b"", "", **headers).status
 
+    every_thread = threading.Barrier(8, timeout=60)
+
+    def close(_: int) -> None:
+        every_thread.wait()
+        connections.close_all()
+
     with ThreadPoolExecutor(8) as threads:
         statuses = set(threads.map(ask, requests))
-        list(threads.map(lambda _: connections.close_all(), range(8)))
+        list(threads.map(close, range(8)))
     assert all(status < 500 for status in statuses)
     assert changed(before, all_rows()) == {}
 

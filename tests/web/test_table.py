@@ -174,7 +174,7 @@ TABLE: tuple[Row, ...] = (
         purpose="address",
         get=(404, 200),
         post=(404, 200),
-        changes=frozenset({"subscriber", "consent", "wish", "delivery"}),
+        changes=frozenset({"subscriber", "consent", "wish", "delivery", "suppression"}),
     ),
     Row(pattern="v/<str:token>", path="/v/{}", purpose="view", get=(404, 200)),
     # Nobody's, unless the inbox is on, and then this machine's: tested below.
