@@ -35,9 +35,16 @@ DAY = 86_400.0  # seconds
 KEPT = 7 * DAY  # for so long a wish may be granted, and it is known why one was dropped
 KEPT_GRANTED = 365 * DAY
 
-LIMITS: Mapping[str, tuple[int, int]] = {"signup": (1, 3), "link": (3, 10**6), "address": (3, 10**6)}
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "signup": (1, 3),
+    "known": (1, 10**6),
+    "link": (3, 10**6),
+    "own": (3, 10**6),
+    "address": (3, 10**6),
+}
 """How many mails of a kind one mailbox gets, whoever asks: with less than a day between two of them, and in all until
-one is confirmed."""
+one is confirmed. Each has a limit of its own, so that nobody uses up with one what its owner needs of another: `known`
+tells that somebody has the newsletter already, `own` is what is asked for with the link of a mail in hand."""
 
 PUT_OFF = 3600.0  # seconds for a wish that cannot be answered by a mistake of ours
 
@@ -140,11 +147,10 @@ class _Answer:
 
     @property
     def counts(self) -> str:
-        """The kind of `Allowance` that its mail counts in. Mails to somebody known to have the newsletter are no
-        confirmations: three of them that nobody answers must not keep a later one away."""
-        known = self.wish.kind == "signup" and self.wish.how == "preferences" and self.wish.subscriber_id is not None
-        subscribed = self.mail is not None and self.mail.notice == "known"
-        return "link" if known or subscribed else str(self.wish.kind)
+        """Which of `LIMITS` its mail counts in."""
+        if self.wish.how == "preferences" and self.wish.kind != "address" and self.wish.subscriber_id is not None:
+            return "own"
+        return "known" if self.mail is not None and self.mail.notice == "known" else str(self.wish.kind)
 
     @property
     def to(self) -> tuple[str, bytes]:
@@ -570,7 +576,7 @@ def forget(now: float, *, size: int = 500) -> int:
     for chosen in (
         wishes.filter(at__lt=old).exclude(state="granted"),
         wishes.filter(at__lt=older, granted_at__lt=older, state="granted"),
-        Allowance.objects.filter(kind__in=("link", "address"), since__lt=now - DAY),
+        Allowance.objects.filter(kind__in=set(LIMITS) - {"signup"}, since__lt=now - DAY),
         # Who did not answer three mails within a year may be asked again. The key is all that is known of them.
         Allowance.objects.filter(kind="signup", since__lt=older),
     ):

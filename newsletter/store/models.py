@@ -190,7 +190,7 @@ class Allowance(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     key = models.BinaryField(max_length=KEY_LENGTH)
-    kind = models.CharField(max_length=7)  # as in `Wish`
+    kind = models.CharField(max_length=7)  # one of the limits of store/answering.py
     total = models.IntegerField(default=0)  # in all, or since the last one that was answered
     today = models.IntegerField(default=0)  # within 24 hours of `since`
     since = models.FloatField()

@@ -313,12 +313,13 @@ def test_a_confirmation_that_is_confirmed_makes_room(store: Config) -> None:
     assert outcome(store, ANA, "alerts", now=NOON + 120) == "confirm"
 
 
-def test_who_is_known_is_told_so_three_times_a_day_and_can_be_asked_to_confirm_all_the_same(store: Config) -> None:
+def test_strangers_who_sign_somebody_up_use_up_nothing_that_the_person_needs(store: Config) -> None:
     person(store)
-    assert [outcome(store) for _ in range(4)] == ["known", "known", "known", A_DAY]
+    assert [outcome(store) for _ in range(2)] == ["known", A_DAY]
+    assert [outcome(store, now=NOON + day * DAY) for day in (2, 4, 6, 8)] == ["known"] * 4
     assert outcome(store, ANA, "alerts") == "confirm"
     assert outcome(store, ANA, "alerts") == A_DAY
-    assert [outcome(store, now=NOON + day * DAY) for day in (2, 4, 6)] == ["known"] * 3
+    assert [outcome(store, ANA, kind="link") for _ in range(4)] == ["link"] * 3 + [A_DAY]
 
 
 @pytest.mark.parametrize("kind", ["link", "address"])
@@ -333,11 +334,13 @@ def test_three_links_in_any_24_hours(store: Config, kind: str) -> None:
     assert again(47) == kind
 
 
-def test_lists_joined_from_the_preferences_count_as_links(store: Config) -> None:
+def test_what_is_asked_for_with_a_mail_in_hand_counts_by_itself(store: Config) -> None:
     row = person(store)
     more: dict[str, Any] = {"how": "preferences", "subscriber": row.pk}
     assert outcome(store) == "known"
-    assert [outcome(store, ANA, "alerts", **more) for _ in range(3)] == ["confirm"] * 2 + [A_DAY]
+    assert [outcome(store, ANA, kind="link") for _ in range(3)] == ["link"] * 3
+    assert [outcome(store, ANA, "alerts", **more) for _ in range(2)] == ["confirm"] * 2
+    assert [outcome(store, ANA, kind="link", **more) for _ in range(2)] == ["link", A_DAY]
     # Who only says so, and is nobody, has no more than others.
     assert [outcome(store, BEA, "alerts", how="preferences") for _ in range(2)] == ["confirm", A_DAY]
 
