@@ -64,9 +64,10 @@ class Door:
         self._behind = _static_files(_Django())
         self._shelf = shelf.Shelf(site)
         self._trusted = [ip_network(each) for each in site.config.web.proxies]
-        self._guards = {**GUARDS, "Cache-Control": "no-store"}
+        # What an answer carries that says nothing else for itself.
+        self.guards = {**GUARDS, "Cache-Control": "no-store"}
         if urlsplit(site.config.base_url).scheme == "https":
-            self._guards.update([HSTS])
+            self.guards.update([HSTS])
 
     @property
     def prefix(self) -> str:
@@ -120,7 +121,7 @@ class Door:
 
     def _guarded(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         """What an answer does not say for itself."""
-        return [(name, value) for name, value in self._guards.items() if name not in headers]
+        return [(name, value) for name, value in self.guards.items() if name not in headers]
 
     def _failed(self, environ: Environ, start_response: StartResponse, error: Exception) -> Iterable[bytes]:
         down = database_down(error)

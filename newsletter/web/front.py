@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, Protocol
 
-from newsletter.web.door import GUARDS, LARGEST_BODY, Door, route_of
+from newsletter.web.door import LARGEST_BODY, Door, route_of
 
 log = logging.getLogger("newsletter.web")
 
@@ -74,10 +74,10 @@ class Front:
         try:
             answer = await self._answer(environ, wire)
         except TimeoutError:
-            answer = _brief(408, "The request took too long to arrive. Nothing was changed.")
+            answer = _brief(self._door, 408, "The request took too long to arrive. Nothing was changed.")
         except Exception as error:  # of the door itself: what happens behind it, it answers for
             log.error("%s %s failed", environ["REQUEST_METHOD"], route_of(environ["PATH_INFO"]), exc_info=error)
-            answer = _brief(500, "Something went wrong on our side. Please try again in a minute.")
+            answer = _brief(self._door, 500, "Something went wrong on our side. Please try again in a minute.")
         wire.response_bytes(*answer)
 
     async def _answer(self, environ: dict[str, Any], wire: Wire) -> Answer:
@@ -85,13 +85,13 @@ class Front:
             async with asyncio.timeout(BODY_TIME):
                 body = await _body(environ, wire)
             if body is None:
-                return _brief(400, "The request is not whole. Nothing was changed.")
+                return _brief(self._door, 400, "The request is not whole. Nothing was changed.")
             environ["wsgi.input"] = BytesIO(body)
         if (ready := self._door.at_hand(environ)) is not None:  # not behind those who wait for the database
             status, headers, whole = ready
             return int(status[:3]), [(name.lower(), value) for name, value in headers], whole
         if self._waiting >= MOST_WAITING:
-            return _brief(503, "Too many at once. Nothing was changed; please try again in a minute.")
+            return _brief(self._door, 503, "Too many at once. Nothing was changed; please try again in a minute.")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._ask, environ)
@@ -129,9 +129,9 @@ async def _body(environ: dict[str, Any], wire: Wire) -> bytes | None:
     return body
 
 
-def _brief(status: int, words: str) -> Answer:
-    headers = [(name.lower(), value) for name, value in GUARDS.items()]
-    headers += [("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store")]
+def _brief(door: Door, status: int, words: str) -> Answer:
+    headers = [(name.lower(), value) for name, value in door.guards.items()]
+    headers.append(("content-type", "text/plain; charset=utf-8"))
     if status == 503:
         headers.append(("retry-after", "10"))
     return status, headers, f"{words}\n".encode()
