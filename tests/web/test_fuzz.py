@@ -143,7 +143,15 @@ PIECES = st.one_of(
     st.sampled_from(["..", ".", "%2e%2e", "%00", "%ff", "%ed%a0%80", "%0d%0aSet-Cookie:%20a=1", "%2f%2fevil.example"]),
     st.text(max_size=20).map(lambda text: quote(text.encode("utf-8", "surrogatepass"), safe="")),
 )
-PATHS = st.lists(PIECES, max_size=5).map(lambda pieces: "/" + "/".join(pieces))
+REAL = ["/signup/", "/me/", "/archive/", "/archive/en/", f"/archive/en/{ISSUE}/", "/archive/es/feed.json", "/inbox/"]
+PATHS = st.one_of(
+    st.sampled_from(
+        [*REAL, "/", "/sitemap.xml", "/health", "/robots.txt", f"/images/{'0' * 32}.png", "/static/proof.js"]
+    ),
+    st.tuples(st.lists(PIECES, max_size=5), st.sampled_from(["", "/"])).map(
+        lambda two: "/" + "/".join(two[0]) + two[1]
+    ),
+)
 METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "A"])
 KINDS = st.sampled_from(
     [
@@ -198,7 +206,7 @@ HEADERS = st.dictionaries(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[*HealthCheck])
+@settings(max_examples=500, suppress_health_check=[*HealthCheck])
 @given(METHODS, PATHS, st.text(st.characters(codec="ascii"), max_size=60), KINDS, BODIES, HEADERS)
 def test_whatever_comes_to_the_door_is_no_fault(
     pages: Pages, method: str, path: str, query: str, kind: str, body: bytes, headers: dict[str, str]
