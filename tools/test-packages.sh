@@ -4,7 +4,7 @@
 set -eu
 
 missing=""
-command -v chromium >/dev/null 2>&1 || missing="chromium"
+command -v chromium >/dev/null 2>&1 || missing="chromium" # Playwright brings its driver, and uses this browser
 [ -n "$(fc-list 2>/dev/null)" ] || missing="$missing fonts-liberation" # without any font a page has no width
 set -- /usr/lib/postgresql/*/bin/initdb
 command -v initdb >/dev/null 2>&1 || [ -x "$1" ] || missing="$missing postgresql"
