@@ -38,6 +38,10 @@ def root(make_workspace: Any) -> Path:
 def server(root: Path) -> Iterator[Served]:
     with served(root, inbox=True) as server:
         yield server
+        said = server.said()
+    assert not re.search(r"@|Traceback|[A-Za-z0-9_-]{22}\.[a-z0-9]{4}", said), (
+        "an address, a token or a fault in the log"
+    )
 
 
 def state(root: Path, address: str) -> str:

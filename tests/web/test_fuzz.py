@@ -326,6 +326,9 @@ def test_the_real_server_refuses_what_is_too_large_or_broken_and_goes_on(store: 
                 found[name] = -1
         assert found == {}
         assert _raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"ok\n")
+        for path in (b"/signup/", b"/archive/en/", b"/nowhere", b"/static/proof.js"):
+            head = _raw(server, b"HEAD %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            assert head.endswith(b"\r\n\r\n"), "a HEAD has no body"
         said = server.said()
         assert "failed" not in said
         assert "Traceback" not in said
