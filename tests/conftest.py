@@ -34,6 +34,15 @@ sections:
 """
 
 
+SLOWEST = ("web/test_accessibility.py", "torture/", "web/test_browser.py", "web/test_erasure.py", "cli/test_demo.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose few tests take long begin first: at the end of a run one process would be alone with them."""
+    ranks = {item: next((at for at, part in enumerate(SLOWEST) if part in item.path.as_posix()), 99) for item in items}
+    items.sort(key=ranks.__getitem__)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace, and the current folder."""
