@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -68,7 +70,7 @@ def serve(
       newsletter serve --inbox                (the mail of the outbox at /inbox/, to try things out)
       newsletter serve --no-worker            (a worker runs elsewhere)
     """
-    with _ended_by_signals():
+    with _ended_by_signals() as serving:
         config = open_workspace(ctx)
         config = replace(config, root=config.root.absolute())
         if inbox and host != LOCAL:
@@ -92,19 +94,25 @@ def serve(
                 click.echo(f"Its outbox: {url}/inbox/")
             sys.stdout.flush()
             worker_of = config.root if beside else None
+            serving.set()
             supervise(door, listening, processes=processes, threads=threads, worker_of=worker_of)
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Whatever it is doing, SIGTERM and SIGINT end the program with exit code 0."""
+def _ended_by_signals() -> Iterator[threading.Event]:
+    """Whatever it is doing, SIGTERM and SIGINT end the program with exit code 0; once the event is set, by the way that
+    ends its processes."""
+    serving = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
+        if not serving.is_set():
+            # Nothing runs beside it yet, and a module in the middle of its import takes an exception for its own.
+            os._exit(0)
         raise SystemExit(0)
 
     former = {number: signal.signal(number, end) for number in SIGNALS}
     try:
-        yield
+        yield serving
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
