@@ -43,9 +43,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),
-    default=24,
     metavar="N",
-    help="How many requests each of them works on at one time. Default: 24.",
+    help="How many requests each of them works on at one time. Default: 24 on SQLite, where most of them wait for the "
+    "disk together; 10 on PostgreSQL, where each holds a connection.",
 )
 @click.option(
     "--worker/--no-worker",
@@ -55,7 +55,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.option("--inbox", is_flag=True, help="Show the outbox at /inbox/, on this machine only.")
 @click.pass_context
 def serve(
-    ctx: click.Context, *, host: str, port: int, processes: int, threads: int, worker: bool | None, inbox: bool
+    ctx: click.Context, *, host: str, port: int, processes: int, threads: int | None, worker: bool | None, inbox: bool
 ) -> None:
     """Serve the pages for members: sign-up, leaving, preferences, the archive.
 
@@ -83,6 +83,7 @@ def serve(
         with schema.explained():
             door = application(config, inbox=inbox)
         beside = not config.database_url if worker is None else worker
+        threads = threads or (10 if config.database_url else 24)
         from django.db import connections
 
         connections.close_all()
