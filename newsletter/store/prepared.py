@@ -19,7 +19,7 @@ def execute(statement: str, values: Sequence[Any]) -> Any:
     """A cursor that has executed a statement on the default connection.
 
     On SQLite it is Django's, and nothing is special about it. A pooler that gives each transaction another connection
-    knows nothing of statements that were prepared on the last: see `pooled`.
+    knows nothing of statements that were prepared on the last: from the first sign of that on, nothing is prepared.
     """
     if connection.vendor != "postgresql" or _pooled:
         cursor = connection.cursor()
@@ -28,7 +28,7 @@ def execute(statement: str, values: Sequence[Any]) -> Any:
     try:
         return _prepared(statement, values)
     except (OperationalError, ProgrammingError) as error:
-        if not pooled(error) or connection.in_atomic_block:
+        if not _lost(error) or connection.in_atomic_block:
             raise
         return execute(statement, values)
 
@@ -44,9 +44,8 @@ def _prepared(statement: str, values: Sequence[Any]) -> Any:
         return Cursor(raw).execute(statement, values, prepare=True)
 
 
-def pooled(error: Exception) -> bool:
-    """Whether a statement failed since it was prepared on another connection. From then on this process prepares none;
-    whoever has a transaction open begins it again."""
+def _lost(error: Exception) -> bool:
+    """Whether a statement failed since it was prepared on another connection; this process then prepares no more."""
     global _pooled  # noqa: PLW0603 - it is true of the database, not of one connection
     if getattr(error.__cause__, "sqlstate", None) not in _GONE:
         return False
